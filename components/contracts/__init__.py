@@ -1,0 +1,1 @@
+"""Records and numbers every step agrees on; depends on the standard library, numpy and pydantic only."""

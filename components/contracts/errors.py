@@ -1,0 +1,85 @@
+"""The exception tree: what a person can mend is a `UserError`, what an operator must mend is a `BoundaryError`.
+
+Every class is also the standard-library error it refines, pickles across processes, and carries the
+exit code its step ends with: 2 for bad input, 75 for infrastructure (a retry may help), 1 for the rest.
+"""
+
+
+class SearchR1Error(Exception):
+    """Root of the tree."""
+
+    exit_code = 1
+
+
+class UserError(SearchR1Error, ValueError):
+    """Something given is not acceptable: the message says what was given, what is allowed and what to do."""
+
+    exit_code = 2
+
+    def __init__(self, given: str, allowed: str = "", remedy: str = "") -> None:
+        super().__init__(given, allowed, remedy)
+        self.given, self.allowed, self.remedy = given, allowed, remedy
+
+    def __str__(self) -> str:
+        parts = [self.given]
+        if self.allowed:
+            parts.append(f"Allowed: {self.allowed}")
+        if self.remedy:
+            parts.append(f"What to do: {self.remedy}")
+        return "\n".join(part if part.endswith((".", "?", ":")) else f"{part}." for part in parts)
+
+
+class ConfigError(UserError):
+    """A configuration key is unknown or its value is out of bounds."""
+
+
+class CorpusError(UserError):
+    """A corpus is empty, malformed or of an unknown format."""
+
+
+class QuestionError(UserError):
+    """A question file is malformed or a question lacks what it needs."""
+
+
+class ManifestError(UserError):
+    """A manifest is malformed, or the bytes it points to are missing or changed."""
+
+
+class MissingError(UserError, FileNotFoundError):
+    """A file, folder or registered name does not exist."""
+
+
+class BoundaryError(SearchR1Error, OSError):
+    """A system beside this one failed after its retries; `boundary` names it."""
+
+    exit_code = 75
+    boundary = "infrastructure"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
+
+    def __str__(self) -> str:
+        return f"{self.boundary}: {self.message}"
+
+
+class StorageError(BoundaryError):
+    """The object store or disk refused."""
+
+    boundary = "storage"
+
+
+class SearchError(BoundaryError):
+    """The search engine failed; never to be confused with finding nothing."""
+
+    boundary = "search"
+
+
+class TrackingError(BoundaryError):
+    """The tracking server cannot be reached at start."""
+
+    boundary = "tracking"
+
+
+class TrainingStopped(SearchR1Error, RuntimeError):
+    """Training ended by one of its own rules (collapse, non-finite losses, too many failed searches)."""
