@@ -1,0 +1,1 @@
+"""DAG step: a corpus becomes a verified Pyserini index."""

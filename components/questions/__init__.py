@@ -1,0 +1,1 @@
+"""DAG step: question sets become validated training, development and test files."""
