@@ -1,0 +1,55 @@
+# Two targets matter: `make run` and `make test`. Each sets the environment up when it is missing.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3.11
+VENV := .venv
+STAMP := $(VENV)/.setup-complete
+# Extra options of the command behind a target, for example: make run ARGS='--seed 2'
+ARGS ?=
+
+.PHONY: help setup run test test-slow dag-test lint format compile clean
+
+help: ## List every target
+	@awk -F ':.*## ' '/^[a-z][a-z0-9-]*:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+run: setup ## Run the whole pipeline on the bundled small world (CPU, minutes)
+	@$(VENV)/bin/searchr1 run $(ARGS)
+
+test: setup ## Run the tests
+	@$(VENV)/bin/python -m pytest -q $(ARGS)
+
+test-slow: setup ## Run the tests that take longer than ten seconds each
+	@$(VENV)/bin/python -m pytest -q -m slow $(ARGS)
+
+dag-test: setup ## Run the whole pipeline on a reduced budget, twice, and check what comes out
+	@$(VENV)/bin/python -m pytest -q -m dag $(ARGS)
+
+lint: setup ## Check style and formatting
+	@$(VENV)/bin/ruff check .
+	@$(VENV)/bin/ruff format --check .
+
+format: setup ## Format the code and mend what can be mended
+	@$(VENV)/bin/ruff check --fix .
+	@$(VENV)/bin/ruff format .
+
+compile: setup ## Compile the pipeline to build/search-r1.yaml for Kubeflow Pipelines
+	@$(VENV)/bin/searchr1 compile --output build/search-r1.yaml
+
+clean: ## Delete everything runs and tests left behind (the environment stays)
+	@rm -rf runs build dist *.egg-info .pytest_cache .ruff_cache
+	@find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+
+setup: $(STAMP) ## Create .venv with everything the pipeline needs (again when the versions change)
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import ensurepip, sys, venv; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null || { \
+	  echo "Python 3.11 with its venv module is needed, and '$(PYTHON)' is not that."; \
+	  echo "What to do: apt-get install python3.11 python3.11-venv, or make $(firstword $(MAKECMDGOALS)) PYTHON=/path/to/python3.11"; \
+	  exit 2; }
+	@echo "Setting up $(VENV) (a few minutes, once)"
+	@[ -x $(VENV)/bin/python ] || $(PYTHON) -m venv $(VENV)
+	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train,mlops,retrieval,test]'
+	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps "$$(grep '^pyserini==' constraints.txt)"
+	@touch $@
