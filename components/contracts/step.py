@@ -11,10 +11,11 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from components.contracts.config import StepConfig, merge, parse_overrides, read_config_file
 from components.contracts.errors import ConfigError, SearchR1Error
@@ -66,6 +67,31 @@ class StepResult:
     html: str = ""
 
 
+class TaskArtifact(Protocol):
+    """What a step needs of a KFP artifact."""
+
+    path: str
+    metadata: dict[str, Any]
+
+
+@contextmanager
+def failures_reported(step: str) -> Iterator[None]:
+    """Write a failure of the block to the file that `SEARCHR1_ERROR_FILE` names.
+
+    Raises:
+        SystemExit: the block raised an error of our tree, which is printed; carries the error's exit code.
+    """
+    try:
+        yield
+    except SearchR1Error as error:
+        _record_failure(step, error)
+        print(f"{step}: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
+        raise SystemExit(error.exit_code) from None
+    except Exception as error:
+        _record_failure(step, error)
+        raise
+
+
 @dataclass(frozen=True)
 class Step:
     """Binds a name and a config class to a run function."""
@@ -81,21 +107,27 @@ class Step:
         and `html` to the files to write. A failure is written to the file that `SEARCHR1_ERROR_FILE`
         names and ends the process with the error's exit code; no output file is written then.
         """
-        try:
+        with failures_reported(self.name):
             given = json.loads(settings)
             config = self.config_class.parse(given["config"], where=self.name)
             context = StepContext(self.name, given["storage_root"], given["code_sha256"], config.sha256())
             manifests = {name: Manifest.read(path) for name, path in inputs.items()}
             result = self.run(config, context, **manifests)
-        except SearchR1Error as error:
-            _record_failure(self.name, error)
-            print(f"{self.name}: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
-            raise SystemExit(error.exit_code) from None
-        except Exception as error:
-            _record_failure(self.name, error)
-            raise
         _write_outputs(result, outputs)
         return result
+
+    def execute_task(
+        self, settings: str, inputs: Mapping[str, TaskArtifact], outputs: Mapping[str, TaskArtifact]
+    ) -> None:
+        """Run as a KFP task: `execute` over the artifacts' paths, then label the artifacts for the UI.
+
+        The manifest artifact carries digest and URI in its metadata, the metrics artifact the headline numbers.
+        """
+        paths = {name: artifact.path for name, artifact in outputs.items()}
+        result = self.execute(settings, {name: artifact.path for name, artifact in inputs.items()}, paths)
+        labels = {"manifest": {"digest": result.manifest.digest, "uri": result.manifest.uri}, "metrics": result.metrics}
+        for name, artifact in outputs.items():
+            artifact.metadata.update(labels.get(name, {}))
 
     def main(self, arguments: list[str] | None = None) -> None:
         """Command line of `python -m components.<step>`: config file, overrides, inputs, output folder."""
