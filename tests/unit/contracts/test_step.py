@@ -1,0 +1,133 @@
+"""A step run from files leaves its outputs in files, or an error and an exit code, never half of both."""
+
+import json
+from pathlib import Path
+
+import pytest
+from pydantic import Field
+
+from components.contracts.config import StepConfig
+from components.contracts.errors import StorageError, UserError
+from components.contracts.manifest import Manifest, ProducedBy
+from components.contracts.step import ERROR_FILE_VARIABLE, Step, StepContext, StepResult
+
+INPUT = Manifest(
+    kind="corpus",
+    uri="file:///x",
+    files=(),
+    digest="d1",
+    produced_by=ProducedBy(step="corpus", version="1", git_commit="c", config_sha256="0"),
+)
+
+
+class CountConfig(StepConfig):
+    limit: int = Field(default=3, ge=1)
+
+
+def count(config: CountConfig, context: StepContext, corpus: Manifest) -> StepResult:
+    """Count passages."""
+    manifest = INPUT.model_copy(update={"produced_by": context.produced_by(), "inputs": {"corpus": corpus.digest}})
+    return StepResult(manifest, card="# Done", metrics={"passages": config.limit}, html="<p>")
+
+
+def fail_with(error: Exception):
+    def run(config: CountConfig, context: StepContext) -> StepResult:
+        raise error
+
+    return run
+
+
+def settings(**config: object) -> str:
+    return json.dumps({"storage_root": "file:///root", "code_sha256": "c" * 64, "config": config})
+
+
+def files(folder: Path) -> dict[str, str]:
+    return {name: str(folder / "out" / name) for name in ("manifest", "card", "metrics", "html")}
+
+
+def test_execute_reads_inputs_and_writes_outputs(tmp_path: Path) -> None:
+    INPUT.write(tmp_path / "corpus.json")
+    Step("count", CountConfig, count).execute(
+        settings(limit=7), {"corpus": str(tmp_path / "corpus.json")}, files(tmp_path)
+    )
+    manifest = Manifest.read(tmp_path / "out" / "manifest")
+    assert manifest.inputs == {"corpus": "d1"}
+    assert manifest.produced_by.step == "count"
+    assert manifest.produced_by.config_sha256 == CountConfig(limit=7).sha256()
+    assert (tmp_path / "out" / "card").read_text() == "# Done"
+    assert json.loads((tmp_path / "out" / "metrics").read_text()) == {"passages": 7}
+
+
+@pytest.mark.parametrize(
+    ("error", "exit_code"),
+    [
+        pytest.param(UserError("bad", remedy="mend"), 2, id="user"),
+        pytest.param(StorageError("down"), 75, id="boundary"),
+    ],
+)
+def test_a_failure_is_recorded_and_ends_the_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, exit_code: int
+) -> None:
+    monkeypatch.setenv(ERROR_FILE_VARIABLE, str(tmp_path / "error.json"))
+    with pytest.raises(SystemExit) as raised:
+        Step("count", CountConfig, fail_with(error)).execute(settings(), {}, files(tmp_path))
+    assert raised.value.code == exit_code
+    record = json.loads((tmp_path / "error.json").read_text())
+    assert record == {
+        "step": "count",
+        "type": type(error).__name__,
+        "message": str(error),
+        "exit_code": exit_code,
+        "traceback": "",
+    }
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_defect_keeps_its_traceback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(ERROR_FILE_VARIABLE, str(tmp_path / "error.json"))
+    with pytest.raises(ZeroDivisionError):
+        Step("count", CountConfig, fail_with(ZeroDivisionError("x"))).execute(settings(), {}, {})
+    record = json.loads((tmp_path / "error.json").read_text())
+    assert record["exit_code"] == 1
+    assert "ZeroDivisionError" in record["traceback"]
+
+
+def test_command_line_runs_the_step(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    INPUT.write(tmp_path / "corpus.json")
+    step = Step("count", CountConfig, count)
+    step.main(["--set", "limit=5", "--input", f"corpus={tmp_path / 'corpus.json'}", "--output", str(tmp_path / "out")])
+    assert Manifest.from_json(capsys.readouterr().out).inputs == {"corpus": "d1"}
+    assert json.loads((tmp_path / "out" / "metrics.json").read_text()) == {"passages": 5}
+
+
+def test_command_line_prints_the_resolved_config(capsys: pytest.CaptureFixture) -> None:
+    Step("count", CountConfig, count).main(["--set", "limit=9", "--print-config"])
+    assert json.loads(capsys.readouterr().out) == {"limit": 9}
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        pytest.param(["--set", "limit=0"], id="out of bounds"),
+        pytest.param(["--input", "corpus"], id="input without a path"),
+        pytest.param(["--config", "absent.toml"], id="no such file"),
+    ],
+)
+def test_command_line_refuses_with_exit_code_2(arguments: list[str], capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit) as raised:
+        Step("count", CountConfig, count).main(arguments)
+    assert raised.value.code == 2
+    assert "Error" in capsys.readouterr().err
+
+
+def test_work_key_follows_config_code_and_inputs() -> None:
+    context = StepContext("count", "file:///root/", "code", "config")
+    key = context.work_key({"corpus": INPUT})
+    assert context.work_uri({"corpus": INPUT}) == f"file:///root/work/count/{key}"
+    others = [
+        StepContext("count", "s3://elsewhere", "code", "config").work_key({"corpus": INPUT}),
+        StepContext("count", "file:///root", "other", "config").work_key({"corpus": INPUT}),
+        StepContext("count", "file:///root", "code", "other").work_key({"corpus": INPUT}),
+        context.work_key({"corpus": INPUT.model_copy(update={"digest": "d2"})}),
+    ]
+    assert [other == key for other in others] == [True, False, False, False]
