@@ -1,0 +1,90 @@
+"""One self-contained page: no network, no script, light and dark, readable on a phone.
+
+The policy in its head forbids scripts and every load, so that a hole in the escaping would still
+run nothing.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from components.report.markup import Markup, element, escape, join
+
+_STYLE = Path(__file__).with_name("style.css")
+_POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
+
+
+@dataclass(frozen=True)
+class Section:
+    """A heading, a sentence that says how to read what follows, and the blocks that follow."""
+
+    title: str
+    blocks: tuple[Markup, ...]
+    lead: str = ""
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One number of the headline with what it is and how sure it is."""
+
+    value: str
+    label: str
+    note: str = ""
+    strong: bool = False
+
+
+def page(title: str, sections: Sequence[Section], subtitle: str = "") -> str:
+    """Return the whole HTML document; every string given is escaped unless it is `Markup`."""
+    head = join(
+        [
+            element("meta", charset="utf-8"),
+            element("meta", http_equiv="Content-Security-Policy", content=_POLICY),
+            element("meta", name="viewport", content="width=device-width, initial-scale=1"),
+            element("meta", name="color-scheme", content="light dark"),
+            element("title", title),
+            element("style", Markup(_STYLE.read_text(encoding="utf-8"))),
+        ]
+    )
+    links = [element("a", section.title, href=f"#s{i}") for i, section in enumerate(sections)]
+    body = join(
+        [
+            element(
+                "header",
+                element("h1", title),
+                element("p", subtitle, class_="subtitle") if subtitle else escape(""),
+                element("nav", *links, aria_label="Sections"),
+            ),
+            element("main", *(_section(i, section) for i, section in enumerate(sections))),
+        ]
+    )
+    return f'<!doctype html>\n<html lang="en"><head>{head}</head><body>{body}</body></html>\n'
+
+
+def paragraph(*content: str) -> Markup:
+    """Return a paragraph of running text."""
+    return element("p", *content)
+
+
+def key_figures(figures: Sequence[Figure]) -> Markup:
+    """Return the headline numbers side by side, one under the other on a phone."""
+    tiles = [
+        element(
+            "div",
+            element("dt", figure.label),
+            element("dd", element("span", figure.value, class_="value"), element("span", figure.note, class_="note")),
+            class_="figure strong" if figure.strong else "figure",
+        )
+        for figure in figures
+    ]
+    return element("dl", *tiles, class_="figures")
+
+
+def definitions(entries: Sequence[tuple[str, str]]) -> Markup:
+    """Return terms and what they mean, one row each."""
+    rows = [element("div", element("dt", term), element("dd", meaning)) for term, meaning in entries]
+    return element("dl", *rows, class_="definitions")
+
+
+def _section(number: int, section: Section) -> Markup:
+    lead = element("p", section.lead, class_="lead") if section.lead else escape("")
+    return element("section", element("h2", section.title), lead, *section.blocks, id=f"s{number}")

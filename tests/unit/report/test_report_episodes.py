@@ -1,0 +1,95 @@
+import re
+
+import pytest
+
+from components.contracts.manifest import FileEntry, Manifest, ProducedBy
+from components.report.episodes import EpisodeView, Span, episode_list
+from components.report.lineage import duration, lineage_list
+
+SCRIPT = "</span><script>alert(1)</script>"
+
+
+def view(**changes) -> EpisodeView:
+    given = {
+        "question_id": "nq:1",
+        "set_name": "nq",
+        "question": "Who?",
+        "golden_answers": ("Ada", "Ada Lovelace"),
+        "prediction": "Ada",
+        "has_answer": True,
+        "em": 1.0,
+        "num_searches": 1,
+        "stop_reason": "answered",
+        "spans": (
+            Span(source="prompt", text="Answer.", num_tokens=1),
+            Span(source="model", text="<search> Ada </search>", num_tokens=3),
+            Span(source="retrieved", text="\n\n<information>Ada</information>\n\n", num_tokens=3),
+            Span(source="model", text="<answer>Ada</answer>", num_tokens=3),
+        ),
+    }
+    return EpisodeView(**(given | changes))
+
+
+def test_model_and_retrieved_text_have_their_own_classes_in_order():
+    html = episode_list([view()])
+    assert re.findall(r'class="span (\w+)"', html) == ["prompt", "model", "retrieved", "model"]
+    assert "Ada | Ada Lovelace" in html and "\N{CHECK MARK} right" in html
+
+
+def test_protocol_tags_are_shown_as_text():
+    html = episode_list([view()])
+    assert '<b class="tag">&lt;search&gt;</b>' in html and "<search>" not in html
+
+
+@pytest.mark.parametrize("field", ["question_id", "set_name", "question", "prediction", "stop_reason"])
+def test_a_script_in_a_field_is_shown_not_run(field):
+    html = episode_list([view(**{field: SCRIPT})])
+    assert "<script" not in html and html.count("<span") == html.count("</span>")
+
+
+@pytest.mark.parametrize("source", ["prompt", "model", "retrieved"])
+def test_a_script_in_a_span_is_shown_not_run(source):
+    html = episode_list([view(spans=(Span(source=source, text=SCRIPT, num_tokens=9),), golden_answers=(SCRIPT,))])
+    assert "<script" not in html and "&lt;script&gt;" in html
+
+
+@pytest.mark.parametrize(
+    ("prediction", "has_answer", "shown"),
+    [
+        pytest.param("", False, "(none)", id="never-answered"),
+        pytest.param("", True, "(empty)", id="empty-answer"),
+        pytest.param("Ada", True, "Ada", id="answer"),
+    ],
+)
+def test_no_answer_and_an_empty_answer_are_told_apart(prediction, has_answer, shown):
+    html = episode_list([view(prediction=prediction, has_answer=has_answer, em=0.0)])
+    assert f'<dt>answer</dt><dd class="data">{shown}</dd>' in html and "\N{BALLOT X} wrong" in html
+
+
+def test_only_the_first_episodes_are_open():
+    assert episode_list([view()] * 3, num_open=2).count('<details open class="episode">') == 2
+
+
+def test_views_survive_json():
+    assert EpisodeView.model_validate_json(view().model_dump_json()) == view()
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(4.21, "4.2 s"), (200, "3 min 20 s"), (7500, "2 h 05 min"), (59.99, "1 min 00 s"), (3599.9, "1 h 00 min")],
+)
+def test_durations_read_well(seconds, text):
+    assert duration(seconds) == text
+
+
+def test_lineage_shows_digest_inputs_and_hostile_names_as_text():
+    made = ProducedBy(step="index", version="v" * 16, git_commit="c" * 40, config_sha256="f" * 64, seconds=12.0)
+    entry = FileEntry(path="a", size=1500, sha256="0" * 64)
+    manifest = Manifest(
+        kind="index", uri=f"file:///{SCRIPT}", files=(entry,), digest="d" * 64, produced_by=made,
+        inputs={"corpus": "e" * 64}, counts={"documents": 1200},
+    )  # fmt: skip
+    html = lineage_list([("index <b>", manifest)])
+    assert "<script" not in html and "index &lt;b&gt;" in html
+    assert f'title="{"d" * 64}"' in html and f"from corpus {'e' * 12}" in html
+    assert "1,200 documents" in html and "1 file, 1.5 kB" in html
