@@ -1,0 +1,3 @@
+from components.resolve.main import main
+
+main()

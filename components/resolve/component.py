@@ -1,0 +1,42 @@
+"""KFP declaration of the resolve step."""
+
+from typing import NamedTuple
+
+from kfp import dsl
+
+
+@dsl.component(base_image="python:3.11", install_kfp_package=False)
+def resolve(
+    preset: str,
+    corpus_uri: str,
+    questions_uri: str,
+    model_name: str,
+    seed: int,
+    storage_root: str,
+    overrides: str,
+) -> NamedTuple(
+    "Settings",
+    [
+        ("corpus", str),
+        ("index", str),
+        ("questions", str),
+        ("base_model", str),
+        ("train", str),
+        ("train_rl_no_search", str),
+        ("evaluate", str),
+        ("register", str),
+        ("summary", str),
+    ],
+):
+    """Turn the run parameters into one settings string per task, or say what is wrong with them."""
+    from components.resolve.main import resolve_task
+
+    return resolve_task(
+        preset=preset,
+        corpus_uri=corpus_uri,
+        questions_uri=questions_uri,
+        model_name=model_name,
+        seed=seed,
+        storage_root=storage_root,
+        overrides=overrides,
+    )

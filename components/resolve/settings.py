@@ -1,0 +1,70 @@
+"""Preset, form fields and overrides become one settings string per task: defaults < preset < fields < overrides."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from components.contracts.config import StepConfig, merge, nearest, parse_overrides
+from components.contracts.errors import ConfigError
+from components.resolve.code_digest import code_sha256
+from components.resolve.config import ResolveConfig
+from components.resolve.presets import load_preset
+from components.resolve.tasks import Task
+
+FIELDS = {"corpus_uri": "corpus.uri", "questions_uri": "questions.uri", "model_name": "register.model_name"}
+"""Run parameter -> the setting it stands for."""
+
+
+def resolve_settings(config: ResolveConfig, tasks: Mapping[str, Task]) -> dict[str, str]:
+    """Return task name -> settings JSON (`storage_root`, `code_sha256`, `config`), in the order of `tasks`.
+
+    Equal settings give equal strings, whatever way they were asked for: they are the cache keys of the steps.
+
+    Raises:
+        ConfigError: a preset, task or key is unknown (its nearest match is named) or a value is out of bounds.
+    """
+    tables = _tables(config, tasks)
+    configs: dict[str, StepConfig] = {}
+    for name, task in tasks.items():
+        values = merge(tables.get(task.laid_over, {}), tables.get(name, {}))
+        if "seed" in task.config_class.model_fields:
+            values = merge({"seed": config.seed}, values)
+        if "seeds" in task.config_class.model_fields:
+            seeds = {other: made.seed for other, made in configs.items() if hasattr(made, "seed")}
+            values = merge(values, {"preset": config.preset, "seeds": seeds})
+        configs[name] = task.config_class.parse(values, where=name)
+    return {
+        name: json.dumps(
+            {
+                "storage_root": config.storage_root.rstrip("/"),
+                "code_sha256": code_sha256(tasks[name].step),
+                "config": made.model_dump(mode="json"),
+            },
+            sort_keys=True,
+            ensure_ascii=False,
+        )
+        for name, made in configs.items()
+    }
+
+
+def _tables(config: ResolveConfig, tasks: Mapping[str, Task]) -> dict[str, Any]:
+    tables = _checked(load_preset(config.preset), tasks, f"preset {config.preset}")
+    for field, target in FIELDS.items():
+        value = getattr(config, field)
+        if value and field in config.model_fields_set:
+            table, _, key = target.partition(".")
+            tables = merge(tables, {table: {key: value}})
+    return merge(tables, _checked(parse_overrides(config.overrides), tasks, "overrides"))
+
+
+def _checked(tables: dict[str, Any], tasks: Mapping[str, Task], where: str) -> dict[str, Any]:
+    """Return `tables` under the tasks' own names, after checking that each names a task and holds keys."""
+    checked: dict[str, Any] = {}
+    for given, table in tables.items():
+        name = given.replace("-", "_")
+        if name not in tasks:
+            raise ConfigError(f"Unknown step {given!r} in {where}{nearest(name, list(tasks))}", ", ".join(tasks))
+        if not isinstance(table, dict):
+            raise ConfigError(f"{given} = {table!r} in {where} is not a table of settings", f"{given}.<key> = <value>")
+        checked[name] = table
+    return checked

@@ -1,0 +1,65 @@
+"""The run parameters: what a person fills in to start a run, in a form or on a command line.
+
+The Kubeflow form shows names in alphabetical order and nothing else, hence the numbered names. Bounds are
+enforced by the resolve step (kfp.local checks none); a contract test keeps both lists equal.
+"""
+
+from dataclasses import dataclass
+from importlib.resources import files
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One field of the form."""
+
+    name: str
+    default: str | int
+    help: str
+    choices: tuple[str, ...] = ()
+    minimum: int | None = None
+    maximum: int | None = None
+
+    @property
+    def short_name(self) -> str:
+        """The name without its ordering prefix, as the resolve step and the command line know it."""
+        return self.name.partition("_")[2]
+
+
+def preset_names() -> tuple[str, ...]:
+    """Return the names of the bundled presets, sorted."""
+    folder = files("pipeline") / "presets"
+    return tuple(sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml")))
+
+
+PRESET = Parameter(
+    "p01_preset",
+    "small-world",
+    "Model, data, hardware and budget in one name. small-world: a tiny model in a made-up world, CPU, minutes.",
+    choices=preset_names(),
+)
+CORPUS_URI = Parameter(
+    "p02_corpus_uri",
+    "",
+    "Corpus to search: JSONL, Parquet or a folder of texts (file://, s3://, https://, hf://, world://). "
+    "Empty: the preset's.",
+)
+QUESTIONS_URI = Parameter(
+    "p03_questions_uri",
+    "",
+    "Folder of question files in the FlashRAG layout (same kinds of address). Empty: the preset's.",
+)
+MODEL_NAME = Parameter("p04_model_name", "search-r1", "Name of the registered model in MLflow.")
+SEED = Parameter("p05_seed", 1, "Seed of every step that draws random numbers.", minimum=0, maximum=2**31 - 1)
+STORAGE_ROOT = Parameter(
+    "p06_storage_root",
+    "s3://searchr1",
+    "Where data and results live: s3://bucket/prefix, or file:///folder on one machine.",
+)
+OVERRIDES = Parameter(
+    "p90_overrides",
+    "",
+    "Anything else: step.key=value, separated by commas, for example train.steps=50, index.threads=4.",
+)
+
+PARAMETERS: tuple[Parameter, ...] = (PRESET, CORPUS_URI, QUESTIONS_URI, MODEL_NAME, SEED, STORAGE_ROOT, OVERRIDES)
+"""In the order of the form."""

@@ -1,0 +1,68 @@
+"""Start nothing that outlives us: find and stop every process below this one (Linux, /proc).
+
+A process that starts others calls `adopt_orphans` first, so that a grandchild whose parent died is
+re-parented here and stays findable; a child calls `die_with_parent`, so that even a SIGKILL of the
+parent reaches it.
+"""
+
+import contextlib
+import ctypes
+import os
+import signal
+import time
+from pathlib import Path
+
+PR_SET_PDEATHSIG = 1
+PR_SET_CHILD_SUBREAPER = 36
+
+
+def adopt_orphans() -> None:
+    """Make this process the parent of every descendant that loses its own."""
+    _prctl(PR_SET_CHILD_SUBREAPER, 1)
+
+
+def die_with_parent(parent_pid: int) -> None:
+    """Receive SIGTERM when the process `parent_pid`, which started this one, ends; exit now if it already has."""
+    _prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != parent_pid:
+        os._exit(128 + signal.SIGTERM)
+
+
+def descendants(root: int | None = None) -> set[int]:
+    """Return the ids of all living processes below `root` (this process by default), zombies left out."""
+    children: dict[int, list[int]] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):
+                # The command name, in parentheses, may hold anything: the fields are counted from its end.
+                state, parent, *_ = (entry / "stat").read_text(errors="replace").rpartition(")")[2].split()
+                if state not in "ZX":
+                    children.setdefault(int(parent), []).append(int(entry.name))
+    found: set[int] = set()
+    unseen = [os.getpid() if root is None else root]
+    while unseen:
+        below = children.get(unseen.pop(), [])
+        found.update(below)
+        unseen.extend(below)
+    return found
+
+
+def stop_descendants(grace_s: float, spare: frozenset[int] = frozenset()) -> None:
+    """Return when no process below this one is left, except those in `spare`.
+
+    SIGTERM first, so that training can save; SIGKILL for whoever is still there after `grace_s`.
+    """
+    deadline_s = time.monotonic() + grace_s
+    asked: set[int] = set()
+    while living := descendants() - spare:
+        kill = time.monotonic() >= deadline_s
+        for pid in living if kill else living - asked:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL if kill else signal.SIGTERM)
+        asked |= living
+        time.sleep(0.05)
+
+
+def _prctl(option: int, value: int) -> None:
+    if ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "prctl failed")
