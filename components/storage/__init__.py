@@ -1,0 +1,20 @@
+"""Bytes on a disk or in an object store: atomic, addressed by content, verified before use."""
+
+from components.storage.lineage import Ancestor, lineage, render_lineage
+from components.storage.open import check_writable, open_storage
+from components.storage.protocol import ObjectInfo, Storage
+from components.storage.store import fetch, publish, sha256_of, store_key
+
+__all__ = [
+    "Ancestor",
+    "ObjectInfo",
+    "Storage",
+    "check_writable",
+    "fetch",
+    "lineage",
+    "open_storage",
+    "publish",
+    "render_lineage",
+    "sha256_of",
+    "store_key",
+]

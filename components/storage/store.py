@@ -1,0 +1,168 @@
+"""Publish a folder under its content digest, and fetch it back verified.
+
+`<storage_root>/store/<kind>/<digest[:16]>/` holds the files and, written last, `manifest.json`: a prefix
+without it is unfinished and counts for nothing. Equal content has one prefix, however often it is made.
+"""
+
+import hashlib
+import os
+from pathlib import Path
+from typing import Any
+
+from components.contracts.errors import ManifestError, MissingError, UserError
+from components.contracts.manifest import FileEntry, Kind, Manifest, ProducedBy, content_digest
+from components.storage.local import LocalStorage, disk
+from components.storage.open import open_storage
+from components.storage.progress import ByteProgress
+from components.storage.protocol import Storage, checked_key
+
+MANIFEST_NAME = "manifest.json"
+CACHE_VARIABLE = "SEARCHR1_CACHE"
+"""Environment variable naming the folder that keeps downloads from object stores."""
+_REDO = "delete the prefix and run the step that makes it again, without the cache"
+_CHUNK_BYTES = 1 << 20
+_NAMED_PROBLEMS = 5
+
+
+def store_key(kind: str, digest: str) -> str:
+    """Return the key of a kind's content below the storage root."""
+    return f"store/{kind}/{digest[:16]}"
+
+
+def publish(
+    folder: Path,
+    *,
+    storage_root: str,
+    kind: Kind,
+    produced_by: ProducedBy,
+    inputs: dict[str, Manifest] | None = None,
+    counts: dict[str, float] | None = None,
+    metadata: dict[str, Any] | None = None,
+    mlflow: dict[str, str] | None = None,
+) -> Manifest:
+    """Store every file below `folder` and return the manifest that points to them.
+
+    The folder is given away: where the storage root is on its file system the files are moved, so read
+    them afterwards from `fetch(manifest)`. Publishing equal content again stores nothing twice and
+    renews `manifest.json`.
+
+    Raises:
+        MissingError: the folder does not exist.
+        UserError: it holds a link or a `manifest.json` of its own, or the storage root is not writable.
+        StorageError: the storage refuses.
+    """
+    files = [_entry(folder, path) for path in _files_of(folder)]
+    digest = content_digest(files)
+    root = open_storage(storage_root)
+    key = store_key(kind, digest)
+    manifest = Manifest(
+        kind=kind,
+        uri=root.uri(key),
+        files=tuple(files),
+        digest=digest,
+        produced_by=produced_by,
+        inputs={name: source.digest for name, source in (inputs or {}).items()},
+        counts=counts or {},
+        metadata=metadata or {},
+        mlflow=mlflow or {},
+    )
+    _store_files(root, key, folder, files)
+    root.put_bytes(manifest.to_json().encode(), f"{key}/{MANIFEST_NAME}")
+    return manifest
+
+
+def fetch(manifest: Manifest, cache_root: Path | None = None) -> Path:
+    """Return a local folder that holds the manifest's files, each verified by size and SHA-256.
+
+    For `file://` it is the stored folder itself: read only. For `s3://` the files are downloaded once
+    into `cache_root` (unless given: `$SEARCHR1_CACHE`, else `~/.cache/searchr1`) under their digest.
+
+    Raises:
+        ManifestError: a file is missing, changed, or named so that it could leave the folder.
+        StorageError: the storage refuses.
+    """
+    if content_digest(manifest.files) != manifest.digest:
+        raise ManifestError(f"The manifest of {manifest.uri} lists other files than its digest says", remedy=_REDO)
+    for entry in manifest.files:
+        checked_key(entry.path)
+    storage = open_storage(manifest.uri)
+    if isinstance(storage, LocalStorage):
+        folder = storage.root
+    else:
+        folder = (cache_root or _default_cache()) / manifest.kind / manifest.digest[:16]
+        _download_missing(storage, manifest, folder)
+    problems = [problem for entry in manifest.files if (problem := _problem_with(folder, entry))]
+    if problems:
+        raise ManifestError(f"{manifest.uri} is damaged: {_shortened(problems)}", remedy=_REDO)
+    return folder
+
+
+def _default_cache() -> Path:
+    return Path(os.environ.get(CACHE_VARIABLE) or Path.home() / ".cache" / "searchr1")
+
+
+def _files_of(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        raise MissingError(f"The folder {folder} does not exist")
+    paths = sorted(folder.rglob("*"))
+    for path in paths:
+        if path.is_symlink():
+            raise UserError(f"{path} is a link", allowed="regular files", remedy="copy what it points to")
+    if folder / MANIFEST_NAME in paths:
+        raise UserError(f"{folder} holds a {MANIFEST_NAME}, a name kept for the storage", remedy="rename the file")
+    return [path for path in paths if path.is_file()]
+
+
+def _entry(folder: Path, path: Path) -> FileEntry:
+    with disk(path):
+        return FileEntry(path=path.relative_to(folder).as_posix(), size=path.stat().st_size, sha256=sha256_of(path))
+
+
+def sha256_of(path: Path) -> str:
+    """Return the hex SHA-256 of a file's bytes."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream, ByteProgress(f"checksum {path.name}", path.stat().st_size) as progress:
+        while chunk := stream.read(_CHUNK_BYTES):
+            digest.update(chunk)
+            progress.advance(len(chunk))
+    return digest.hexdigest()
+
+
+def _store_files(root: Storage, key: str, folder: Path, files: list[FileEntry]) -> None:
+    # On a disk moving is free and mends whatever lies there; elsewhere a stored object of the right size
+    # below a content digest is an earlier upload of the same bytes.
+    stored = {} if isinstance(root, LocalStorage) else {info.key: info.size for info in root.list(key)}
+    for entry in files:
+        target = f"{key}/{entry.path}"
+        if stored.get(target) != entry.size:
+            root.take_file(folder / entry.path, target)
+
+
+def _download_missing(storage: Storage, manifest: Manifest, folder: Path) -> None:
+    for entry in manifest.files:
+        if not _problem_with(folder, entry):
+            continue
+        try:
+            storage.get_file(entry.path, folder / entry.path)
+        except MissingError as error:
+            raise ManifestError(f"{storage.uri(entry.path)} is missing", remedy=_REDO) from error
+
+
+def _problem_with(folder: Path, entry: FileEntry) -> str:
+    """Return what is wrong with one file, or an empty string when nothing is."""
+    path = folder / entry.path
+    if not path.is_file():
+        return f"{entry.path} is missing"
+    if not path.resolve().is_relative_to(folder.resolve()):
+        return f"{entry.path} is a link out of its folder"
+    with disk(path):
+        if path.stat().st_size != entry.size:
+            return f"{entry.path} has {path.stat().st_size} bytes instead of {entry.size}"
+        if sha256_of(path) != entry.sha256:
+            return f"{entry.path} has changed (its SHA-256 differs)"
+    return ""
+
+
+def _shortened(problems: list[str]) -> str:
+    more = len(problems) - _NAMED_PROBLEMS
+    return "; ".join(problems[:_NAMED_PROBLEMS]) + (f"; and {more} more" if more > 0 else "")
