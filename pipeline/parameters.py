@@ -48,7 +48,7 @@ QUESTIONS_URI = Parameter(
     "",
     "Folder of question files in the FlashRAG layout (same kinds of address). Empty: the preset's.",
 )
-MODEL_NAME = Parameter("p04_model_name", "search-r1", "Name of the registered model in MLflow.")
+MODEL_NAME = Parameter("p04_model_name", "", "Name of the registered model in MLflow. Empty: the preset's.")
 SEED = Parameter("p05_seed", 1, "Seed of every step that draws random numbers.", minimum=0, maximum=2**31 - 1)
 STORAGE_ROOT = Parameter(
     "p06_storage_root",

@@ -1,0 +1,1 @@
+"""First step of a run: resolve and check every setting."""

@@ -14,7 +14,7 @@ class ResolveConfig(StepConfig):
     """Corpus to search; sets `corpus.uri`."""
     questions_uri: str = ""
     """Folder of question files; sets `questions.uri`."""
-    model_name: str = Field(default="search-r1", pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._-]*$")
+    model_name: str = Field(default="", pattern=r"^([A-Za-z0-9][A-Za-z0-9 ._-]*)?$")
     """Name of the registered model; sets `register.model_name`."""
     seed: int = Field(default=1, ge=0, le=2**31 - 1)
     """Given to every step that has a `seed`, unless the preset or an override sets that one."""

@@ -51,7 +51,7 @@ def _tables(config: ResolveConfig, tasks: Mapping[str, Task]) -> dict[str, Any]:
     tables = _checked(load_preset(config.preset), tasks, f"preset {config.preset}")
     for field, target in FIELDS.items():
         value = getattr(config, field)
-        if value and field in config.model_fields_set:
+        if value:
             table, _, key = target.partition(".")
             tables = merge(tables, {table: {key: value}})
     return merge(tables, _checked(parse_overrides(config.overrides), tasks, "overrides"))

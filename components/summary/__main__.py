@@ -1,0 +1,3 @@
+from components.summary.main import step
+
+step.main()
