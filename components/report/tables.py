@@ -71,7 +71,7 @@ def em_table(rows: Sequence[MethodRow], sets: Sequence[str], in_domain: frozense
             for j, (column, top) in enumerate(zip(columns, best, strict=True))
         ]
         name = element("th", element("span", row.label), element("small", row.note), scope="row")
-        lines.append(element("tr", name, *cells, class_="strong" if row.strong else ""))
+        lines.append(element("tr", name, *cells, class_="strong" if row.strong else False))
     marked = [name for name in sets if name in in_domain]
     note = "Exact match; below it the 95 % interval. The best of each column is bold."
     if marked:
