@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,7 +100,12 @@ def locked(root: Path) -> Iterator[int]:
 
 
 def run_dag(
-    parameters: Mapping[str, str | int], folder: RunFolder, environment: Mapping[str, str], lock: int, cached: bool
+    parameters: Mapping[str, str | int],
+    folder: RunFolder,
+    environment: Mapping[str, str],
+    lock: int,
+    cached: bool = True,
+    worker: Sequence[str] = (sys.executable, "-m", "pipeline.local_worker"),
 ) -> list[TaskRecord]:
     """Run the DAG to its end, printing one line per event, and return how its tasks went.
 
@@ -118,8 +123,8 @@ def run_dag(
         request = folder.kfp / "request.json"
         request.write_text(json.dumps(_request(parameters, folder, cached)), encoding="utf-8")
         try:
-            worker = subprocess.Popen(
-                [sys.executable, "-m", "pipeline.local_worker", str(request)],
+            process = subprocess.Popen(
+                [*worker, str(request)],
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 text=True,
@@ -129,10 +134,10 @@ def run_dag(
                 start_new_session=True,
                 pass_fds=(lock,),
             )
-            records = _watch(worker, folder.log)
+            records = _watch(process, folder.log)
         finally:
             _stop_all(strangers)
-    if worker.returncode != 0:
+    if process.returncode != 0:
         raise _failure(error_file, folder, records)
     return records
 
@@ -204,7 +209,8 @@ def _stopping_on_signals() -> Iterator[None]:
     def stop(number: int, _frame: object) -> None:
         raise Stopped(number)
 
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    # A signal that whoever started us chose to ignore (nohup, a shell's background job) stays ignored.
+    numbers = [n for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) if signal.getsignal(n) != signal.SIG_IGN]
     previous = {number: signal.signal(number, stop) for number in numbers}
     try:
         yield

@@ -11,9 +11,12 @@ import signal
 import sys
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline.processes import adopt_orphans, die_with_parent, stop_descendants
+
+if TYPE_CHECKING:
+    from kfp.dsl.base_component import BaseComponent
 
 STOP_GRACE_S = 20.0
 
@@ -27,15 +30,20 @@ def main() -> None:
     die_with_parent(request["parent_pid"])
     warnings.filterwarnings("ignore", message=".*have no effect in the current local runner.*")
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
-    _run(request)
-
-
-def _run(request: dict[str, Any]) -> None:
-    from kfp import local
-
     from pipeline.dag import search_r1
 
-    for task in search_r1.pipeline_spec.root.dag.tasks.values():
+    run_pipeline(search_r1, request)
+
+
+def run_pipeline(pipeline: "BaseComponent", request: dict[str, Any]) -> None:
+    """Run a pipeline with kfp.local where the request says.
+
+    Raises:
+        SystemExit: a task failed.
+    """
+    from kfp import local
+
+    for task in pipeline.pipeline_spec.root.dag.tasks.values():
         task.ClearField("retry_policy")
     local.init(
         local.SubprocessRunner(use_venv=False),
@@ -44,7 +52,7 @@ def _run(request: dict[str, Any]) -> None:
         cache_root=request["cache_root"],
     )
     try:
-        search_r1(**request["parameters"])
+        pipeline(**request["parameters"])
     except RuntimeError as error:
         print(error, flush=True)
         raise SystemExit(1) from None

@@ -1,0 +1,180 @@
+"""The `searchr1` command: run the pipeline here, compile it for a cluster, ask where a result came from.
+
+Exit codes: 0 done, 1 a step failed, 2 the request cannot be met as it is, 75 infrastructure failed,
+130 and 143 stopped by a signal.
+"""
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from components.contracts.errors import SearchR1Error
+from pipeline import parameters
+
+if TYPE_CHECKING:
+    from pipeline.local import RunFolder
+    from pipeline.log_view import TaskRecord
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and exit."""
+    given = _parser().parse_args(arguments)
+    try:
+        given.command(given)
+    except SearchR1Error as error:
+        print(f"\n{error}", file=sys.stderr)
+        raise SystemExit(error.exit_code) from None
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="searchr1", description="Teach a language model to search.")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="")
+
+    run = commands.add_parser("run", help="run the whole pipeline on this machine")
+    run.set_defaults(command=_run)
+    run.add_argument("--preset", default=parameters.PRESET.default, help=parameters.PRESET.help)
+    run.add_argument("--set", action="append", default=[], metavar="STEP.KEY=VALUE", help="override one setting")
+    run.add_argument("--seed", type=int, default=parameters.SEED.default, help=parameters.SEED.help)
+    run.add_argument("--corpus-uri", default=parameters.CORPUS_URI.default, help=parameters.CORPUS_URI.help)
+    run.add_argument("--questions-uri", default=parameters.QUESTIONS_URI.default, help=parameters.QUESTIONS_URI.help)
+    run.add_argument("--model-name", default=parameters.MODEL_NAME.default, help=parameters.MODEL_NAME.help)
+    run.add_argument(
+        "--runs-dir", type=Path, default=Path("runs"), help="folder of results, data and logs (%(default)s)"
+    )
+    run.add_argument("--no-cache", action="store_true", help="run every step again")
+    run.add_argument("--print-config", action="store_true", help="print the settings of every step and stop")
+
+    compile_ = commands.add_parser("compile", help="write the pipeline as YAML for Kubeflow Pipelines")
+    compile_.set_defaults(command=_compile)
+    compile_.add_argument("--output", type=Path, default=Path("build/search-r1.yaml"), help="file (%(default)s)")
+
+    lineage = commands.add_parser("lineage", help="print what a run or a manifest was made from")
+    lineage.set_defaults(command=_lineage)
+    lineage.add_argument("what", help="run id, 'latest', or the path of a manifest.json")
+    lineage.add_argument("--runs-dir", type=Path, default=Path("runs"), help="folder of results (%(default)s)")
+    return parser
+
+
+def _run(given: argparse.Namespace) -> None:
+    from components.resolve.main import resolve
+    from components.storage import open_storage
+    from pipeline.local import RunFolder, locked, point_latest, run_dag
+
+    root = given.runs_dir.resolve()
+    fields = {
+        "preset": given.preset,
+        "corpus_uri": given.corpus_uri,
+        "questions_uri": given.questions_uri,
+        "model_name": given.model_name,
+        "seed": given.seed,
+        "storage_root": f"file://{root}",
+        "overrides": "\n".join(given.set),
+    }
+    # The first step would find the same mistakes; here they cost no start-up and leave no trace.
+    settings = resolve(**fields)
+    if given.print_config:
+        print(json.dumps({task: json.loads(text)["config"] for task, text in settings.items()}, indent=1))
+        return
+    started_s = time.monotonic()
+    with locked(root) as lock:
+        folder = RunFolder(root, _run_id(given.preset))
+        print(f"Run {folder.run_id} in {root}", flush=True)
+        with _tracked(folder, fields) as environment:
+            named = {parameter.name: fields[parameter.short_name] for parameter in parameters.PARAMETERS}
+            records = run_dag(named, folder, environment, lock, cached=not given.no_cache)
+            # Only what is stored counts: a runner has been known to call a failed task a success.
+            summary = json.loads(open_storage(fields["storage_root"]).get_bytes(f"{folder.run_id}/summary.json"))
+        latest = point_latest(folder)
+    _show_result(summary, records, folder, latest, environment, time.monotonic() - started_s)
+
+
+def _run_id(preset: str) -> str:
+    moment = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
+    return f"{re.sub('[^A-Za-z0-9._-]+', '-', Path(preset).name.removesuffix('.toml'))}-{moment}Z"
+
+
+@contextmanager
+def _tracked(folder: "RunFolder", fields: dict[str, str | int]) -> Iterator[dict[str, str]]:
+    """Hold the run in MLflow that the steps' runs are children of; yields the environment that tells them.
+
+    Raises:
+        TrackingError: the tracking server cannot be reached.
+    """
+    from components.tracking import open_tracker
+
+    uri = os.environ.setdefault("MLFLOW_TRACKING_URI", f"sqlite:///{folder.root / 'mlflow.db'}")
+    commit = _git_commit()
+    tracker = open_tracker(folder.run_id, folder.kfp, tags={"git_commit": commit}, params=dict(fields))
+    status = "FAILED"
+    try:
+        yield {
+            "MLFLOW_TRACKING_URI": uri,
+            "SEARCHR1_MLFLOW_PARENT_RUN_ID": tracker.run_id,
+            "SEARCHR1_RUN_ID": folder.run_id,
+            "SEARCHR1_GIT_COMMIT": commit,
+        }
+        status = "FINISHED"
+    finally:
+        tracker.close(status)
+
+
+def _git_commit() -> str:
+    """Return the commit of the working tree, marked when it has changes; `unknown` outside of one."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+    return done.stdout.strip()
+
+
+def _show_result(
+    summary: dict[str, Any],
+    records: "list[TaskRecord]",
+    folder: "RunFolder",
+    latest: Path,
+    environment: dict[str, str],
+    wall_s: float,
+) -> None:
+    from pipeline.result_view import score_table, task_table
+
+    registry = summary["registry"]
+    version = f"{registry['name']} version {registry['version']}" if registry["version"] else registry["name"]
+    alias = f" (@{registry['alias']})" if registry["alias"] else ""
+    print(f"\n{score_table(summary['em'])}\n\n{task_table(records, summary['timings_s'])}")
+    print(f"\nAll of it took {wall_s:.0f} s. Registry: {version}{alias}: {registry['decision']}")
+    print(f"Report   {folder.results / 'report.html'}")
+    print(f"Summary  {folder.results / 'summary.json'} (also {latest})")
+    print(f"Log      {folder.log}")
+    print(f"MLflow   mlflow ui --backend-store-uri {environment['MLFLOW_TRACKING_URI']}", flush=True)
+
+
+def _compile(given: argparse.Namespace) -> None:
+    from pipeline.cluster import compile_pipeline
+
+    compile_pipeline(given.output)
+    print(f"Wrote {given.output}")
+
+
+def _lineage(given: argparse.Namespace) -> None:
+    from components.contracts.manifest import Manifest
+    from components.storage import lineage, open_storage, render_lineage
+
+    path = Path(given.what)
+    if path.suffix == ".json":
+        manifest = Manifest.read(path)
+        root = manifest.uri.partition("/store/")[0]
+    else:
+        root = f"file://{given.runs_dir.resolve()}"
+        links = json.loads(open_storage(root).get_bytes(f"{given.what}/summary.json"))["lineage"]
+        manifest = Manifest.from_json(open_storage(links["registration"]["uri"]).get_bytes("manifest.json").decode())
+    print(render_lineage(lineage(manifest, root)))

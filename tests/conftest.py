@@ -1,0 +1,13 @@
+"""Tests run offline, on the CPU, and away from whatever this shell is configured for."""
+
+import os
+
+os.environ |= {
+    "HF_HUB_OFFLINE": "1",
+    "TRANSFORMERS_OFFLINE": "1",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "TOKENIZERS_PARALLELISM": "false",
+    "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
+}
+for name in [name for name in os.environ if name.startswith(("SEARCHR1_", "MLFLOW_RUN", "MLFLOW_TRACKING"))]:
+    del os.environ[name]
