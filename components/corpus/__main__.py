@@ -1,0 +1,3 @@
+from components.corpus.main import step
+
+step.main()

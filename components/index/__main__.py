@@ -1,0 +1,3 @@
+from components.index.main import step
+
+step.main()

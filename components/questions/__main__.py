@@ -1,0 +1,3 @@
+from components.questions.main import step
+
+step.main()

@@ -1,0 +1,226 @@
+"""Foreign data arrives whole: local paths, HTTP with interruptions, S3, the Hugging Face Hub."""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from components.contracts.errors import MissingError, StorageError, UserError
+from components.storage import http_download
+from components.storage.source import fetch_source, public_uri
+
+DATA = bytes(range(256)) * 4000
+COMMIT = "a" * 40
+
+
+class Site(BaseHTTPRequestHandler):
+    """Serves DATA under several kinds of bad weather, and one data set the way the Hugging Face Hub does."""
+
+    requests: list[tuple[str, str]] = []
+    cut_at: list[int] = []
+    tag = '"one"'
+
+    def log_message(self, *_):
+        pass
+
+    def do_HEAD(self):
+        self.do_GET()
+
+    def do_GET(self):
+        given_range = self.headers.get("Range", "")
+        Site.requests.append((self.path, given_range))
+        match self.path.partition("?")[0]:
+            case "/refused":
+                self._send(403, b"")
+            case "/busy":
+                self._send(503, b"")
+            case "/data.bin":
+                self._send_data(given_range)
+            case "/api/datasets/owner/name/tree/main":
+                names = ("README.md", "part/a.jsonl", "part/b.txt")
+                files = [{"type": "file", "path": name, "size": 1, "oid": COMMIT} for name in names]
+                self._send(200, json.dumps(files).encode(), {"Content-Type": "application/json"})
+            case "/datasets/owner/name/resolve/main/part/a.jsonl":
+                headers = {"X-Repo-Commit": COMMIT, "ETag": f'"{hashlib.sha1(DATA).hexdigest()}"'}
+                self._send(200, DATA, headers)
+            case _:
+                self._send(404, b"", {"X-Error-Code": "RepoNotFound"})
+
+    def _send_data(self, given_range: str) -> None:
+        start = 0
+        if given_range and self.headers.get("If-Range") == Site.tag:
+            start = int(given_range.removeprefix("bytes=").rstrip("-"))
+        body = DATA[start:]
+        cut = Site.cut_at.pop(0) if Site.cut_at else len(body)
+        self._send(206 if start else 200, body[:cut], {"ETag": Site.tag, "Content-Length": str(len(body))})
+
+    def _send(self, status: int, body: bytes, headers: dict[str, str] | None = None) -> None:
+        self.send_response(status)
+        for name, value in ({"Content-Length": str(len(body))} | (headers or {})).items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(body)
+        self.close_connection = True
+
+
+@pytest.fixture(scope="module")
+def site():
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Site)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    monkeypatch.setattr(http_download, "FIRST_BACK_OFF_S", 0.001)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    Site.requests.clear()
+    Site.cut_at.clear()
+
+
+def anything(_: str) -> bool:
+    return True
+
+
+def test_a_local_path_is_used_in_place(tmp_path):
+    (tmp_path / "a.jsonl").write_text("x")
+    for uri in (str(tmp_path / "a.jsonl"), f"file://{tmp_path}/a.jsonl"):
+        assert fetch_source(uri, tmp_path / "work", anything) == tmp_path / "a.jsonl"
+
+
+def test_http_downloads_the_file_under_its_name(site, tmp_path):
+    path = fetch_source(f"{site}/data.bin?token=secret", tmp_path, anything)
+    assert path == tmp_path / "data.bin"
+    assert path.read_bytes() == DATA
+
+
+def test_an_interrupted_download_goes_on_where_it_stopped(site, tmp_path):
+    Site.cut_at[:] = [100_000, 200_000]
+    assert fetch_source(f"{site}/data.bin", tmp_path, anything).read_bytes() == DATA
+    assert [given for _, given in Site.requests] == ["", "bytes=100000-", "bytes=300000-"]
+    assert [path.name for path in tmp_path.iterdir()] == ["data.bin"]
+
+
+@pytest.mark.parametrize(
+    ("remembered", "start"),
+    [pytest.param('"one"', "bytes=5-", id="same-file"), pytest.param('"other"', "bytes=5-", id="changed-file")],
+)
+def test_a_later_attempt_trusts_old_bytes_only_of_the_same_file(site, tmp_path, remembered, start):
+    old = DATA[:5] if remembered == Site.tag else b"wrong"
+    (tmp_path / "data.bin.part").write_bytes(old)
+    (tmp_path / "data.bin.part.etag").write_text(remembered)
+    assert fetch_source(f"{site}/data.bin", tmp_path, anything).read_bytes() == DATA
+    assert Site.requests == [("/data.bin", start)]
+
+
+def test_old_bytes_without_a_tag_are_dropped(site, tmp_path):
+    (tmp_path / "data.bin.part").write_bytes(b"wrong")
+    assert fetch_source(f"{site}/data.bin", tmp_path, anything).read_bytes() == DATA
+
+
+@pytest.mark.parametrize(
+    ("path", "error", "num_requests"),
+    [
+        pytest.param("/absent", MissingError, 1, id="absent"),
+        pytest.param("/refused", UserError, 1, id="refused"),
+        pytest.param("/busy", StorageError, http_download.ATTEMPTS_WITHOUT_PROGRESS, id="busy"),
+    ],
+)
+def test_http_failures(site, tmp_path, path, error, num_requests):
+    with pytest.raises(error) as caught:
+        fetch_source(f"{site}{path}?token=secret", tmp_path, anything)
+    assert "secret" not in str(caught.value)
+    assert len(Site.requests) == num_requests
+
+
+def test_an_absent_server_is_a_storage_error(tmp_path):
+    with pytest.raises(StorageError, match="without progress"):
+        fetch_source("http://127.0.0.1:9/data.bin", tmp_path, anything)
+
+
+HUB_CLIENT = """
+import sys
+from pathlib import Path
+from components.contracts.errors import MissingError
+from components.storage.source import fetch_source
+
+folder = fetch_source("hf://datasets/owner/name", Path(sys.argv[1]), lambda name: name.endswith(".jsonl"))
+print(sorted(str(path.relative_to(folder)) for path in folder.rglob("*.*") if ".cache" not in path.parts))
+for uri, wanted in (("hf://datasets/owner/name@main/part", False), ("hf://datasets/owner/unknown", True)):
+    try:
+        fetch_source(uri, Path(sys.argv[1]), lambda name: wanted)
+    except MissingError as error:
+        print(error.given)
+"""
+
+
+def test_a_data_set_of_the_hub(site, tmp_path):
+    # A process of its own: the client library reads its settings once, when it is imported.
+    settings = {
+        "HF_ENDPOINT": site,
+        "HF_HUB_OFFLINE": "0",
+        "HF_HUB_DISABLE_XET": "1",
+        "HF_HOME": str(tmp_path / "home"),
+    }
+    command = [sys.executable, "-c", HUB_CLIENT, str(tmp_path / "data")]
+    done = subprocess.run(command, env=os.environ | settings, capture_output=True, text=True, timeout=60)
+    found, nothing, unknown = done.stdout.splitlines() or pytest.fail(done.stderr)
+    assert found == "['part/a.jsonl']"
+    assert "holds nothing of use at 'part'" in nothing
+    assert "owner/unknown@main was not found" in unknown
+    assert (tmp_path / "data" / "part" / "a.jsonl").read_bytes() == DATA
+
+
+@pytest.mark.parametrize("uri", ["ftp://x/y", "hf://models/a/b", "hf://datasets/a", "s3://"])
+def test_addresses_that_name_nothing(tmp_path, uri):
+    with pytest.raises(UserError, match="Allowed"):
+        fetch_source(uri, tmp_path, anything)
+
+
+def test_a_missing_path_is_named(tmp_path):
+    with pytest.raises(MissingError, match="absent"):
+        fetch_source(str(tmp_path / "absent"), tmp_path, anything)
+
+
+@pytest.mark.parametrize(
+    ("uri", "shown"),
+    [
+        ("https://user:word@host:8/a.jsonl?X-Signature=s#f", "https://host:8/a.jsonl"),
+        ("world://small?seed=7", "world://small?seed=7"),
+        ("/data/a?b.jsonl", "/data/a?b.jsonl"),
+    ],
+)
+def test_public_uri_keeps_no_secret(uri, shown):
+    assert public_uri(uri) == shown
+
+
+def test_s3_object_and_folder(tmp_path, monkeypatch):
+    boto3 = pytest.importorskip("boto3")
+    moto = pytest.importorskip("moto")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "testing")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"):
+        monkeypatch.delenv(name, raising=False)
+    with moto.mock_aws():
+        client = boto3.client("s3")
+        client.create_bucket(Bucket="data")
+        for key in ("corpus/a.jsonl", "corpus/deep/b.jsonl", "corpus/c.txt"):
+            client.put_object(Bucket="data", Key=key, Body=key.encode())
+        path = fetch_source("s3://data/corpus/a.jsonl", tmp_path / "one", anything)
+        assert path.read_text() == "corpus/a.jsonl"
+        folder = fetch_source("s3://data/corpus", tmp_path / "all", lambda name: name.endswith(".jsonl"))
+        found = sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+        assert found == [Path("a.jsonl"), Path("deep/b.jsonl")]
+        with pytest.raises(MissingError):
+            fetch_source("s3://data/absent", tmp_path / "none", anything)
