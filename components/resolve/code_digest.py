@@ -6,7 +6,7 @@ its files imports, wherever the import stands. A change of the report does not r
 
 import ast
 import hashlib
-from functools import cache
+from collections.abc import Iterable
 from pathlib import Path
 
 from components.contracts.errors import ConfigError
@@ -14,50 +14,66 @@ from components.contracts.errors import ConfigError
 COMPONENTS = Path(__file__).resolve().parent.parent
 
 
-def code_sha256(step: str) -> str:
-    """Return the hex digest over the source files of the step folder `step` and the packages it reaches.
+def code_digests(steps: Iterable[str], components: Path = COMPONENTS) -> dict[str, str]:
+    """Return step folder -> hex digest over the source files of the packages it reaches, its own included.
 
     Raises:
         ConfigError: there is no such step folder.
     """
-    if not (COMPONENTS / step).is_dir():
-        raise ConfigError(f"There is no step folder components/{step}")
-    digest = hashlib.sha256()
-    for package in sorted(reached_packages(step)):
-        for path in _files(package):
-            digest.update(f"{path.relative_to(COMPONENTS)}\n".encode())
-            digest.update(hashlib.sha256(path.read_bytes()).digest())
-    return digest.hexdigest()
+    source = _Source(components)
+    digests = {}
+    for step in steps:
+        if not (components / step).is_dir():
+            raise ConfigError(f"There is no step folder components/{step}")
+        reached = sorted(source.reached(step))
+        digests[step] = hashlib.sha256("".join(source.digest(package) for package in reached).encode()).hexdigest()
+    return digests
 
 
-def reached_packages(step: str) -> set[str]:
-    """Return the folders below `components/` that `step` reaches by imports, itself included."""
-    reached: set[str] = set()
-    unseen = [step]
-    while unseen:
-        package = unseen.pop()
-        if package not in reached:
-            reached.add(package)
-            unseen.extend(_imported_packages(package))
-    return reached
+class _Source:
+    """What the packages below a folder import and hold, each read once."""
+
+    def __init__(self, components: Path) -> None:
+        self.components = components
+        self._imported: dict[str, set[str]] = {}
+        self._digests: dict[str, str] = {}
+
+    def reached(self, step: str) -> set[str]:
+        reached: set[str] = set()
+        unseen = [step]
+        while unseen:
+            package = unseen.pop()
+            if package not in reached:
+                reached.add(package)
+                unseen.extend(self.imported(package))
+        return reached
+
+    def imported(self, package: str) -> set[str]:
+        if package not in self._imported:
+            modules = {module for path in self._files(package, ".py") for module in _modules(path)}
+            names = {parts[1] for module in modules if (parts := module.split("."))[0] == "components" and parts[1:]}
+            self._imported[package] = {name for name in names if (self.components / name).is_dir()}
+        return self._imported[package]
+
+    def digest(self, package: str) -> str:
+        if package not in self._digests:
+            digest = hashlib.sha256()
+            for path in self._files(package):
+                digest.update(f"{path.relative_to(self.components)}\n".encode())
+                digest.update(hashlib.sha256(path.read_bytes()).digest())
+            self._digests[package] = digest.hexdigest()
+        return self._digests[package]
+
+    def _files(self, package: str, suffix: str = "") -> list[Path]:
+        found = (self.components / package).rglob(f"*{suffix}")
+        return sorted(path for path in found if path.is_file() and "__pycache__" not in path.parts)
 
 
-@cache
-def _imported_packages(package: str) -> frozenset[str]:
+def _modules(path: Path) -> set[str]:
     modules: set[str] = set()
-    for path in _files(package):
-        if path.suffix != ".py":
-            continue
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Import):
-                modules.update(alias.name for alias in node.names)
-            elif isinstance(node, ast.ImportFrom) and node.module:
-                modules.add(node.module)
-                modules.update(f"{node.module}.{alias.name}" for alias in node.names)
-    named = {parts[1] for module in modules if (parts := module.split("."))[0] == "components" and len(parts) > 1}
-    return frozenset(name for name in named if (COMPONENTS / name).is_dir())
-
-
-def _files(package: str) -> list[Path]:
-    found = (COMPONENTS / package).rglob("*")
-    return sorted(path for path in found if path.is_file() and "__pycache__" not in path.parts)
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            modules.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            modules.update(f"{node.module}.{alias.name}" for alias in node.names)
+    return modules

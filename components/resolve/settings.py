@@ -6,7 +6,7 @@ from typing import Any
 
 from components.contracts.config import StepConfig, merge, nearest, parse_overrides
 from components.contracts.errors import ConfigError
-from components.resolve.code_digest import code_sha256
+from components.resolve.code_digest import code_digests
 from components.resolve.config import ResolveConfig
 from components.resolve.presets import load_preset
 from components.resolve.tasks import Task
@@ -33,11 +33,12 @@ def resolve_settings(config: ResolveConfig, tasks: Mapping[str, Task]) -> dict[s
             seeds = {other: made.seed for other, made in configs.items() if hasattr(made, "seed")}
             values = merge(values, {"preset": config.preset, "seeds": seeds})
         configs[name] = task.config_class.parse(values, where=name)
+    code = code_digests({task.step for task in tasks.values()})
     return {
         name: json.dumps(
             {
                 "storage_root": config.storage_root.rstrip("/"),
-                "code_sha256": code_sha256(tasks[name].step),
+                "code_sha256": code[tasks[name].step],
                 "config": made.model_dump(mode="json"),
             },
             sort_keys=True,

@@ -72,23 +72,15 @@ def summarize(
             seeds=config.seeds,
             versions=_versions(),
             em=scores_of(json.loads(scores.read_text(encoding="utf-8")), str(scores)),
-            train=_train(manifests["checkpoint"]),
-            train_rl_no_search=_train(manifests["rl_no_search_checkpoint"]),
+            train=TrainSummary.model_validate(manifests["checkpoint"].metadata),
+            train_rl_no_search=TrainSummary.model_validate(manifests["rl_no_search_checkpoint"].metadata),
             timings_s={_task_of(name, source): source.produced_by.seconds for name, source in manifests.items()},
-            registry=RegistrySummary(**_known(RegistrySummary, manifests["registration"])),
+            registry=RegistrySummary.model_validate(manifests["registration"].metadata),
             lineage={name: _link(source) for name, source in manifests.items()},
             report=report,
         )
     except (ValidationError, OSError, json.JSONDecodeError) as error:
         raise ManifestError(f"The run {run_id} cannot be summarized: {error}") from None
-
-
-def _train(checkpoint: Manifest) -> TrainSummary:
-    return TrainSummary(**_known(TrainSummary, checkpoint))
-
-
-def _known(record: type[TrainSummary] | type[RegistrySummary], source: Manifest) -> dict[str, object]:
-    return {key: value for key, value in source.metadata.items() if key in record.model_fields}
 
 
 def _task_of(name: str, source: Manifest) -> str:

@@ -7,14 +7,15 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from components.contracts.errors import ManifestError
 
 SCHEMA_VERSION = 1
-METHODS = ("search_r1", "base", "direct", "rag", "rl_no_search")
-"""Methods every summary compares; a run may add others."""
+TRAINED = "search_r1"
+"""The method every summary holds: the trained model. The bundled presets add base, direct, rag and rl_no_search."""
 
 Fraction = Field(ge=0.0, le=1.0)
 
 
 class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # Within a schema version fields may be added: a reader ignores those it does not know.
+    model_config = ConfigDict(frozen=True, extra="ignore")
 
 
 class SetScore(_Record):
@@ -40,7 +41,7 @@ class TrainSummary(_Record):
     """What the training of one checkpoint did."""
 
     algorithm: str
-    """`ppo`, `grpo` or `rloo`."""
+    """`ppo`, `grpo` or `reinforce_loo`."""
     steps: int = Field(ge=0)
     """Optimizer steps taken."""
     best_step: int = Field(ge=0)
@@ -123,19 +124,14 @@ def scores_of(document: dict[str, Any], where: str) -> dict[str, dict[str, SetSc
     """Return method -> set -> score from the evaluation's `scores.json`.
 
     Raises:
-        ManifestError: a method of `METHODS` or a field is missing, or a value is out of bounds.
+        ManifestError: the trained model or a field is missing, or a value is out of bounds.
     """
     table = document.get("em", {})
-    if missing := [method for method in METHODS if not table.get(method)]:
-        raise ManifestError(f"{where} has no scores for {', '.join(missing)}", ", ".join(METHODS), "evaluate again")
-    known = SetScore.model_fields
+    if not table.get(TRAINED):
+        raise ManifestError(f"{where} has no scores of {TRAINED}", remedy="evaluate again")
     try:
         return {
-            method: {
-                name: SetScore.model_validate({key: value for key, value in row.items() if key in known})
-                for name, row in rows.items()
-            }
-            for method, rows in table.items()
+            method: {name: SetScore.model_validate(row) for name, row in rows.items()} for method, rows in table.items()
         }
     except ValidationError as error:
         raise ManifestError(f"{where} holds a malformed score: {error}") from None
