@@ -3,12 +3,13 @@
 from components.storage.lineage import Ancestor, lineage, render_lineage
 from components.storage.open import check_writable, open_storage
 from components.storage.protocol import ObjectInfo, Storage
-from components.storage.store import fetch, publish, sha256_of, store_key
+from components.storage.store import check_stored, fetch, publish, sha256_of, store_key, verify
 
 __all__ = [
     "Ancestor",
     "ObjectInfo",
     "Storage",
+    "check_stored",
     "check_writable",
     "fetch",
     "lineage",
@@ -17,4 +18,5 @@ __all__ = [
     "render_lineage",
     "sha256_of",
     "store_key",
+    "verify",
 ]

@@ -81,20 +81,41 @@ def fetch(manifest: Manifest, cache_root: Path | None = None) -> Path:
         ManifestError: a file is missing, changed, or named so that it could leave the folder.
         StorageError: the storage refuses.
     """
-    if content_digest(manifest.files) != manifest.digest:
-        raise ManifestError(f"The manifest of {manifest.uri} lists other files than its digest says", remedy=_REDO)
-    for entry in manifest.files:
-        checked_key(entry.path)
+    _check_list(manifest)
     storage = open_storage(manifest.uri)
     if isinstance(storage, LocalStorage):
         folder = storage.root
     else:
         folder = (cache_root or _default_cache()) / manifest.kind / manifest.digest[:16]
         _download_missing(storage, manifest, folder)
-    problems = [problem for entry in manifest.files if (problem := _problem_with(folder, entry))]
-    if problems:
-        raise ManifestError(f"{manifest.uri} is damaged: {_shortened(problems)}", remedy=_REDO)
+    verify(manifest, folder)
     return folder
+
+
+def verify(manifest: Manifest, folder: Path) -> None:
+    """Check that `folder` holds every file of the manifest, by size and SHA-256; more files may lie there.
+
+    Raises:
+        ManifestError: a file is missing, changed, or named so that it could leave the folder.
+    """
+    _check_list(manifest)
+    _refuse(manifest, [problem for entry in manifest.files if (problem := _problem_with(folder, entry))])
+
+
+def check_stored(manifest: Manifest) -> None:
+    """Check without reading any file that all are stored at the manifest's URI with the right size.
+
+    Raises:
+        ManifestError: a file is missing, of another size, or named so that it could leave the folder.
+        StorageError: the storage refuses.
+    """
+    _check_list(manifest)
+    sizes = {info.key: info.size for info in open_storage(manifest.uri).list()}
+    problems = [f"{entry.path} is missing" for entry in manifest.files if entry.path not in sizes]
+    for entry in manifest.files:
+        if (size := sizes.get(entry.path, entry.size)) != entry.size:
+            problems.append(_size_problem(entry, size))
+    _refuse(manifest, problems)
 
 
 def _default_cache() -> Path:
@@ -157,12 +178,25 @@ def _problem_with(folder: Path, entry: FileEntry) -> str:
         return f"{entry.path} is a link out of its folder"
     with disk(path):
         if path.stat().st_size != entry.size:
-            return f"{entry.path} has {path.stat().st_size} bytes instead of {entry.size}"
+            return _size_problem(entry, path.stat().st_size)
         if sha256_of(path) != entry.sha256:
             return f"{entry.path} has changed (its SHA-256 differs)"
     return ""
 
 
-def _shortened(problems: list[str]) -> str:
-    more = len(problems) - _NAMED_PROBLEMS
-    return "; ".join(problems[:_NAMED_PROBLEMS]) + (f"; and {more} more" if more > 0 else "")
+def _size_problem(entry: FileEntry, size: int) -> str:
+    return f"{entry.path} has {size} bytes instead of {entry.size}"
+
+
+def _check_list(manifest: Manifest) -> None:
+    if content_digest(manifest.files) != manifest.digest:
+        raise ManifestError(f"The manifest of {manifest.uri} lists other files than its digest says", remedy=_REDO)
+    for entry in manifest.files:
+        checked_key(entry.path)
+
+
+def _refuse(manifest: Manifest, problems: list[str]) -> None:
+    if problems:
+        more = len(problems) - _NAMED_PROBLEMS
+        named = "; ".join(problems[:_NAMED_PROBLEMS]) + (f"; and {more} more" if more > 0 else "")
+        raise ManifestError(f"{manifest.uri} is damaged: {named}", remedy=_REDO)

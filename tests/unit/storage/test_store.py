@@ -7,7 +7,7 @@ import pytest
 
 from components.contracts.errors import ManifestError, MissingError, UserError
 from components.contracts.manifest import FileEntry, Manifest, ProducedBy, content_digest
-from components.storage import fetch, open_storage, publish
+from components.storage import check_stored, fetch, open_storage, publish
 from components.storage.store import MANIFEST_NAME
 
 PRODUCED_BY = ProducedBy(step="corpus", version="1", git_commit="abc", config_sha256="0")
@@ -106,6 +106,22 @@ def test_damage_is_named(storage_root: str, tmp_path: Path, damage, says: str) -
     with pytest.raises(ManifestError, match=says) as raised:
         fetch(manifest, tmp_path / "cache")
     assert "run the step that makes it again" in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        pytest.param(lambda s: s.delete("sub/a.txt"), r"sub/a\.txt is missing", id="deleted"),
+        pytest.param(lambda s: s.put_bytes(b"long", "sub/a.txt"), r"sub/a\.txt has 4 bytes instead of 3", id="size"),
+    ],
+)
+def test_presence_is_checked_without_reading(storage_root: str, tmp_path: Path, damage, says: str) -> None:
+    manifest = published(folder_of(tmp_path / "data"), storage_root)
+    open_storage(manifest.uri).put_bytes(b"more", "MLmodel")
+    check_stored(manifest)
+    damage(open_storage(manifest.uri))
+    with pytest.raises(ManifestError, match=says):
+        check_stored(manifest)
 
 
 def test_many_damaged_files_are_counted(tmp_path: Path) -> None:
