@@ -24,15 +24,20 @@ STOP_GRACE_S = 20.0
 def main() -> None:
     """Run the DAG as the request file says; the exit code is 1 when a task failed."""
     request = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
-    adopt_orphans()
-    signal.signal(signal.SIGTERM, _stop)
-    signal.signal(signal.SIGINT, _stop)
-    die_with_parent(request["parent_pid"])
+    watch_parent(request["parent_pid"])
     warnings.filterwarnings("ignore", message=".*have no effect in the current local runner.*")
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     from pipeline.dag import search_r1
 
     run_pipeline(search_r1, request)
+
+
+def watch_parent(parent_pid: int) -> None:
+    """From now on stop everything below this process when it is told to stop or its parent ends."""
+    adopt_orphans()
+    signal.signal(signal.SIGTERM, _stop)
+    signal.signal(signal.SIGINT, _stop)
+    die_with_parent(parent_pid)
 
 
 def run_pipeline(pipeline: "BaseComponent", request: dict[str, Any]) -> None:

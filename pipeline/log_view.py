@@ -40,6 +40,8 @@ class LogView:
     def feed(self, raw: str) -> str:
         """Return the line to show for `raw`, or an empty string when there is nothing to show."""
         line = _COLOUR.sub("", raw.rstrip())
+        if self.running and line.startswith(_STEP_INDENT):
+            return self._step_line(line[len(_STEP_INDENT) :])
         if found := _ENDED.search(line):
             return self._end(found[1], "done" if found[2] == "SUCCESS" else "failed")
         if found := _CACHED.search(line):
@@ -48,8 +50,6 @@ class LogView:
         if found := _STARTED.search(line):
             self.running, self._since_s = found[1], self.clock()
             return self._prefixed("started")
-        if self.running and line.startswith(_STEP_INDENT):
-            return self._step_line(line[len(_STEP_INDENT) :])
         return ""
 
     def _end(self, task: str, state: Literal["done", "cached", "failed"]) -> str:
