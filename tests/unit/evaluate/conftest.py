@@ -1,6 +1,91 @@
+from collections.abc import Callable
+
 import pytest
 
+from components.agent.engines.protocol import TurnOutput, TurnRequest
+from components.contracts.errors import SearchError
+from components.contracts.passage import Passage, ScoredPassage
+from components.contracts.question import Question
+from components.evaluate.baselines.model import OpenModel
 from components.evaluate.predictions import Prediction
+
+
+class LetterTokenizer:
+    """One token per character."""
+
+    chat_template: str | None = None
+
+    def encode(self, text, *, add_special_tokens):
+        return list(map(ord, text))
+
+    def decode(self, token_ids):
+        return "".join(map(chr, token_ids))
+
+
+class ScriptedEngine:
+    """Answers every turn at once with what `reply` makes of the context; keeps the requests."""
+
+    def __init__(self, reply: Callable[[str], str]) -> None:
+        self.reply, self.queue, self.seen, self.released = reply, [], [], []
+
+    def add_request(self, request: TurnRequest) -> None:
+        self.queue.append(request)
+        self.seen.append(("".join(map(chr, request.token_ids)), request.temperature))
+
+    def step(self) -> list[TurnOutput]:
+        request = self.queue.pop(0)
+        ids = list(map(ord, self.reply("".join(map(chr, request.token_ids)))))[: request.max_new_tokens]
+        return [TurnOutput(request.sequence_id, ids, [0.0] * len(ids), "stop")]
+
+    def has_unfinished(self) -> bool:
+        return bool(self.queue)
+
+    def release(self, sequence_id: int) -> None:
+        self.released.append(sequence_id)
+
+
+class DictSearcher:
+    """Finds the text stored under a query, fails for the queries it is told to fail for."""
+
+    digest = "d" * 64
+
+    def __init__(self, texts: dict[str, str], failing: frozenset[str] = frozenset()) -> None:
+        self.texts, self.failing, self.queries = texts, failing, []
+
+    def search(self, queries, top_k):
+        self.queries += queries
+        if self.failing & set(queries):
+            raise SearchError("engine is down")
+        found = ([ScoredPassage(Passage("0", self.texts[q]), 1.0)] if q in self.texts else [] for q in queries)
+        return list(found)
+
+
+@pytest.fixture
+def scripted():
+    """Make a model that writes what a function makes of the text before it."""
+
+    def make(reply: Callable[[str], str]) -> OpenModel:
+        return OpenModel(ScriptedEngine(reply), LetterTokenizer())
+
+    return make
+
+
+@pytest.fixture
+def dict_searcher():
+    return DictSearcher
+
+
+@pytest.fixture
+def ask():
+    """Make questions of one set from (question, gold answer) pairs."""
+
+    def make(*pairs: tuple[str, str], set_name: str = "nq") -> list[Question]:
+        return [
+            Question(id=f"{set_name}:{i}", set_name=set_name, question=question, golden_answers=(gold,))
+            for i, (question, gold) in enumerate(pairs)
+        ]
+
+    return make
 
 
 @pytest.fixture
