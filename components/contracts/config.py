@@ -3,6 +3,7 @@
 import difflib
 import hashlib
 import json
+import re
 import tomllib
 from pathlib import Path
 from typing import Any, Self
@@ -10,6 +11,10 @@ from typing import Any, Self
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from components.contracts.errors import ConfigError, MissingError
+
+
+# A comma or semicolon ends an override only where another one begins, so that values may hold them.
+_OVERRIDE_SEPARATOR = re.compile(r"\n|[,;](?=\s*[\w.-]+\s*=)")
 
 
 class StepConfig(BaseModel):
@@ -73,13 +78,13 @@ def merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
 def parse_overrides(text: str) -> dict[str, Any]:
     """Return the nested mapping of `train.steps=10, evaluate.limit=50` (commas, semicolons or newlines separate).
 
-    Values are read as TOML (`1e-6` is a number, `true` a boolean) and fall back to plain strings.
+    Values are read as TOML (`1e-6` is a number, `true` a boolean, `["a", "b"]` a list) and fall back to plain strings.
 
     Raises:
         ConfigError: an entry has no `=`.
     """
     nested: dict[str, Any] = {}
-    for entry in (part.strip() for part in text.replace(";", "\n").replace(",", "\n").splitlines()):
+    for entry in (part.strip(" ,;") for part in _OVERRIDE_SEPARATOR.split(text)):
         if not entry:
             continue
         key, equals, raw = entry.partition("=")
