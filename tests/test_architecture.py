@@ -108,7 +108,7 @@ def _pipeline_may(module: str, top: str, room: str, file: str, nested: bool) -> 
 def _room_may(own: str, file: str, imported: Imported, room: str, target_file: str) -> bool:
     if file == "component":
         return room == own and target_file in (("", "main") if imported.nested else ("", "config"))
-    if target_file == "component":
+    if target_file == "component" or (file == "config" and room != "contracts" and target_file not in ("", "config")):
         return False
     if own == "resolve" and target_file == "config":
         return True
@@ -128,13 +128,15 @@ def _library(module: str, imported: Imported) -> list[str]:
     allowed = _libraries_of(room, file, parts)
     if name in ANYWHERE or name in allowed:
         return []
-    closed = room == "contracts" or file == "component"
+    closed = room == "contracts" or file in ("component", "config")
     return [f"{module} imports {name}"] if closed or name in RESTRICTED else []
 
 
 def _libraries_of(room: str, file: str, parts: list[str]) -> set[str]:
     if file == "component":
         return {"kfp"}
+    if file == "config":
+        return {"pydantic"}
     match room:
         case "contracts":
             return {"numpy", "pydantic"}
@@ -265,6 +267,8 @@ BAD_IMPORTS = [
     pytest.param("components.train.component", "import numpy", id="a declaration imports kfp alone"),
     pytest.param("components.train.component", "from components.train.main import step", id="body imports stay inside"),
     pytest.param("components.train.component", "from components.contracts import step", id="declarations use no layer"),
+    pytest.param("components.train.config", "import torch", id="reading a config loads no model library"),
+    pytest.param("components.train.config", "from components.train.loss import X", id="nor the work of the step"),
     pytest.param("components.resolve.tasks", "import components.train.loss", id="resolve reads configs only"),
     pytest.param("pipeline.dag", "from components.train.main import step", id="the graph knows declarations only"),
     pytest.param("pipeline.dag", "from components.storage import fetch", id="the graph moves no data"),
@@ -279,6 +283,7 @@ GOOD_IMPORTS = [
     pytest.param("components.train.loss", "import torch\nfrom components.agent.rollout import rollout", id="step"),
     pytest.param("components.train.component", "from kfp import dsl\nfrom components.train.config import X", id="kfp"),
     pytest.param("components.train.component", "def f():\n    from components.train.main import step", id="body"),
+    pytest.param("components.train.config", "from components.agent.config import LoopConfig", id="config"),
     pytest.param("components.resolve.tasks", "from components.train.config import TrainConfig", id="resolve"),
     pytest.param("pipeline.dag", "import kfp\nfrom components.train.component import train", id="graph"),
     pytest.param("pipeline.cli", "def f():\n    from components.resolve.main import resolve", id="command"),
