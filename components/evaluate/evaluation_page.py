@@ -102,7 +102,7 @@ def headline(evaluation: Evaluation) -> list[str]:
 
 def _result(evaluation: Evaluation) -> tuple[Markup, ...]:
     ours = evaluation.averages["search_r1"]
-    figures = [Figure(fraction(ours.em), "Search-R1, average exact match", _interval(ours), strong=True)]
+    figures = [Figure(fraction(ours.em), "Search-R1, average EM", _interval(ours), strong=True)]
     if "base" in evaluation.differences:
         theirs, gain = evaluation.averages["base"], evaluation.differences["base"]
         figures.append(Figure(fraction(theirs.em), "untrained model, same loop", _interval(theirs)))
@@ -117,7 +117,7 @@ def _comparison(evaluation: Evaluation) -> list[Section]:
     rows = [(_label(method), difference) for method, difference in evaluation.differences.items()]
     lead = (
         "Difference in average exact match over the same questions, with a 95 % bootstrap interval. An interval "
-        "that leaves zero out is no accident of the questions drawn."
+        "that leaves zero out is hardly an accident of the questions drawn."
     )
     return [Section("Search-R1 against each other method", (difference_table(rows, "Search-R1"),), lead)]
 
@@ -177,7 +177,7 @@ def _estimate(score: Score) -> Estimate:
 
 
 def _interval(score: Score) -> str:
-    return f"95 % interval {fraction(score.ci95[0])} to {fraction(score.ci95[1])}"
+    return f"95 % interval {fraction(score.ci95[0])}\N{EN DASH}{fraction(score.ci95[1])}"
 
 
 def _percent(value: float) -> str:

@@ -24,8 +24,8 @@ METHODS: dict[Method, MethodEntry] = {
         "Search-R1",
         "trained, searches",
         "The model after reinforcement learning (arXiv:2503.09516, section 3). It writes, may search, reads what was "
-        "found, may search again, and answers. Nothing but the exact match of its answer was rewarded; nobody showed "
-        "it how to search.",
+        "found, may search again, and answers. Nothing but its final answer was rewarded; no example of a good "
+        "search was ever shown to it.",
     ),
     "base": MethodEntry(
         "base_model",

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from components.report.axis import Axis, round_ticks, short_number
 from components.report.markup import Markup, element, escape
 
-_WIDTH, _HEIGHT = 340, 200
+_WIDTH, _HEIGHT = 340, 206
 _LEFT, _RIGHT, _TOP, _BOTTOM = 44.0, 330.0, 14.0, 172.0
 _MAX_HOVER_POINTS = 200
 _MAX_KINDS = 6
@@ -27,7 +27,7 @@ class Panel:
 
 TRAINING_PANELS = (
     Panel("reward/mean", "Reward", "mean of the batch"),
-    Panel("em/dev", "Exact match on the dev split", "0 to 1, greedy", with_parts=True),
+    Panel("em/dev", "Dev exact match", "held-out questions, greedy", with_parts=True),
     Panel("rollout/num_searches/mean", "Searches per question", "searches"),
     Panel("response/tokens/mean", "Response length", "model tokens"),
     Panel("kl/ref", "Divergence from the base", "nats per token"),
@@ -111,7 +111,7 @@ def _grid(x: Axis, y: Axis, x_ticks: Sequence[float], y_ticks: Sequence[float]) 
         lines.append(element("text", short_number(tick), x=_LEFT - 7, y=at + 3.5, text_anchor="end"))
     for tick in x_ticks:
         lines.append(element("text", f"{int(tick):,}", x=x.place(tick), y=_BOTTOM + 16, text_anchor="middle"))
-    lines.append(element("text", "step", x=_RIGHT, y=_HEIGHT - 1, text_anchor="end", class_="unit"))
+    lines.append(element("text", "step", x=_RIGHT, y=_HEIGHT - 4, text_anchor="end", class_="unit"))
     return lines
 
 

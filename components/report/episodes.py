@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from components.report.markup import Markup, element, escape
+from components.report.tables import set_label
 
 SpanSource = Literal["prompt", "model", "retrieved"]
 _TAG = re.compile(r"(</?(?:think|search|information|answer)>)")
@@ -63,7 +64,7 @@ def _episode(episode: EpisodeView, is_open: bool) -> Markup:
         "summary",
         badge,
         element("span", episode.question, class_="question data"),
-        element("span", episode.set_name, class_="set"),
+        element("span", set_label(episode.set_name), class_="set"),
     )
     answer = episode.prediction if episode.has_answer else "(none)"
     facts = [

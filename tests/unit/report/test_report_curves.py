@@ -13,12 +13,12 @@ REWARD = (Panel("reward/mean", "Reward", "mean"),)
 @pytest.mark.parametrize(
     ("lo", "hi", "expected"),
     [
-        pytest.param(0.0, 1.0, [0.0, 0.5, 1.0], id="unit"),
+        pytest.param(0.0, 1.0, [0.0, 0.2, 0.4, 0.6, 0.8, 1.0], id="unit"),
         pytest.param(0.11, 0.83, [0.0, 0.2, 0.4, 0.6, 0.8, 1.0], id="reward"),
         pytest.param(-0.3, 0.3, [-0.4, -0.2, 0.0, 0.2, 0.4], id="around-zero"),
-        pytest.param(900, 1150, [900, 1000, 1100, 1200], id="tokens"),
-        pytest.param(5.0, 5.0, [4.5, 5.0, 5.5], id="constant"),
-        pytest.param(0.0, 0.0, [0.0, 0.5, 1.0], id="all-zero"),
+        pytest.param(900, 1150, [900, 950, 1000, 1050, 1100, 1150], id="tokens"),
+        pytest.param(5.0, 5.0, [4.4, 4.6, 4.8, 5.0, 5.2, 5.4, 5.6], id="constant"),
+        pytest.param(0.0, 0.0, [0.0, 0.2, 0.4, 0.6, 0.8, 1.0], id="all-zero"),
     ],
 )
 def test_ticks_are_round_and_cover_the_values(lo, hi, expected):
@@ -28,7 +28,7 @@ def test_ticks_are_round_and_cover_the_values(lo, hi, expected):
 @pytest.mark.parametrize("scale", [1e-7, 1e-3, 1.0, 37.0, 1e6, 1e12])
 def test_ticks_cover_any_scale_with_few_lines(scale):
     ticks = round_ticks(0.13 * scale, 0.97 * scale)
-    assert ticks[0] <= 0.13 * scale and ticks[-1] >= 0.97 * scale and 3 <= len(ticks) <= 7
+    assert ticks[0] <= 0.13 * scale and ticks[-1] >= 0.97 * scale and 3 <= len(ticks) <= 8
     assert len({round((b - a) / scale, 9) for a, b in pairwise(ticks)}) == 1
 
 

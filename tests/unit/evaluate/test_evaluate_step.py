@@ -1,0 +1,127 @@
+"""The whole step with real parts: a tiny untrained model, a Lucene index, files on a disk."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from components.agent.config import LoopConfig
+from components.contracts.errors import ManifestError
+from components.contracts.manifest import Manifest, ProducedBy
+from components.contracts.step import StepContext
+from components.evaluate.config import EvaluateConfig
+from components.evaluate.main import OUTPUTS, run, step
+from components.evaluate.predictions import read_predictions
+from components.fictional_world.tiny_model import build_model, build_tokenizer
+from components.index.build import build_lucene_index
+from components.index.config import IndexConfig
+from components.storage import fetch, publish
+
+LOOP = LoopConfig(max_turn_tokens=8, max_observation_tokens=24, max_context_tokens=160, max_searches=2)
+CONFIG = EvaluateConfig(num_slots=8, bootstrap_resamples=200, num_report_episodes=3, device="cpu")
+TOWNS = ["arlen", "borvik", "calden", "dorvale"]
+MADE = ProducedBy(step="test", version="v", git_commit="c", config_sha256="f")
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory) -> dict[str, Manifest]:
+    folder = tmp_path_factory.mktemp("evaluate")
+    root = f"file://{folder / 'root'}"
+
+    def stored(kind: str, name: str, **more) -> Manifest:
+        return publish(folder / name, storage_root=root, kind=kind, produced_by=MADE, **more)
+
+    corpus = folder / "corpus"
+    corpus.mkdir()
+    rows = [{"id": str(i), "contents": f'"{town}"\n{town} lies on a river .'} for i, town in enumerate(TOWNS)]
+    (corpus / "corpus.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    build_lucene_index(corpus, folder / "index" / "lucene", IndexConfig(threads=1, heap="256m"))
+    index = stored("index", "index", metadata={"index_kind": "bm25", "k1": 0.9, "b": 0.4})
+    for name in ("nq", "musique"):
+        path = folder / "questions" / "test" / f"{name}.jsonl"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        asked = [
+            {"id": f"{name}:{i}", "set_name": name, "question": f"where is {town} ?", "golden_answers": [town]}
+            for i, town in enumerate(TOWNS)
+        ]
+        path.write_text("".join(json.dumps(row) + "\n" for row in asked))
+    questions = stored("questions", "questions")
+    tokenizer = build_tokenizer([*TOWNS, "where is ? lies on a river . question : answer search or doc title"])
+    manifests = {"index": index, "questions": questions}
+    for seed, name in enumerate(("base_model", "checkpoint", "rl_no_search_checkpoint")):
+        import torch
+
+        torch.manual_seed(seed)
+        model = build_model(len(tokenizer), 32, 1, 64, tokenizer.eos_token_id, tokenizer.pad_token_id)
+        model.save_pretrained(folder / name / "model")
+        tokenizer.save_pretrained(folder / name / "model")
+        (folder / name / "metrics.jsonl").write_text(
+            "".join(json.dumps({"step": s, "attempt": 1, "time_s": 0.0, "reward/mean": s / 9}) + "\n" for s in range(9))
+        )
+        loop = LOOP.model_copy(update={"search_enabled": name != "rl_no_search_checkpoint"})
+        manifests[name] = stored(
+            "base_model" if name == "base_model" else "checkpoint",
+            name,
+            inputs={"index": index, "questions": questions},
+            metadata={"loop": loop.model_dump(mode="json"), "best_step": 6},
+        )
+    return manifests
+
+
+@pytest.fixture
+def context(tmp_path) -> StepContext:
+    return StepContext("evaluate", f"file://{tmp_path}", "0" * 64, CONFIG.sha256())
+
+
+@pytest.fixture(scope="module")
+def first(inputs, tmp_path_factory):
+    root = tmp_path_factory.mktemp("first")
+    return run(CONFIG, StepContext("evaluate", f"file://{root}", "0" * 64, CONFIG.sha256()), **inputs)
+
+
+def test_every_method_answers_every_question(first):
+    rows = read_predictions(fetch(first.manifest) / OUTPUTS.predictions)
+    assert len(rows) == 5 * 2 * len(TOWNS)
+    assert list(dict.fromkeys(row.method for row in rows)) == list(CONFIG.methods)
+    for method in CONFIG.methods:
+        ids = [row.question_id for row in rows if row.method == method]
+        assert ids == [f"{name}:{i}" for name in ("nq", "musique") for i in range(len(TOWNS))]
+    assert all(
+        row.num_searches == (row.method == "rag") for row in rows if row.method in ("rag", "direct", "rl_no_search")
+    )
+
+
+def test_two_evaluations_predict_the_same_bytes(first, inputs, context):
+    again = run(CONFIG, context, **inputs)
+    a, b = (read_predictions(fetch(made.manifest) / OUTPUTS.predictions) for made in (first, again))
+    assert [replace(row, latency_s=0.0) for row in a] == [replace(row, latency_s=0.0) for row in b]
+    assert (fetch(first.manifest) / OUTPUTS.episodes).read_bytes() == (
+        fetch(again.manifest) / OUTPUTS.episodes
+    ).read_bytes()
+
+
+def test_the_outputs_are_what_other_steps_read(first, inputs):
+    folder = fetch(first.manifest)
+    scores = json.loads((folder / OUTPUTS.scores).read_text())
+    assert set(scores["em"]) == set(CONFIG.methods) and set(scores["em"]["rag"]) == {"nq", "musique"}
+    assert len(json.loads((folder / OUTPUTS.episodes).read_text())) == 3
+    assert (folder / OUTPUTS.report).read_text() == first.html
+    assert first.manifest.inputs == {name: made.digest for name, made in inputs.items()}
+    assert first.manifest.counts == {"questions": 8, "methods": 5}
+    assert first.manifest.metadata["loop"]["max_searches"] == 2 and len(first.metrics) <= 10
+    assert "| Search-R1 |" in first.card
+
+
+def test_the_report_shows_curves_and_lineage(first, inputs):
+    assert "reward" in first.html.lower() and 'class="chosen"' in first.html
+    assert all(made.digest in first.html for made in inputs.values() if made.digest != "")
+
+
+def test_a_checkpoint_without_its_loop_is_refused(inputs, context):
+    nameless = inputs["checkpoint"].model_copy(update={"metadata": {}})
+    with pytest.raises(ManifestError, match="which loop"):
+        run(CONFIG, context, **(inputs | {"checkpoint": nameless}))
+
+
+def test_the_step_is_known_by_its_name():
+    assert (step.name, step.config_class) == ("evaluate", EvaluateConfig)
