@@ -29,9 +29,20 @@ def build_lucene_index(corpus_folder: Path, index_folder: Path, config: IndexCon
         MissingError: Java or Anserini is not installed.
         SearchError: the builder failed; the message holds its exit code and the end of its log.
     """
+    exit_code, last_lines = run_child(
+        builder_command(corpus_folder, index_folder, config), child_environment(config.heap)
+    )
+    if exit_code != 0:
+        raise SearchError(f"the index builder ended with exit code {exit_code}; its last words:\n{last_lines}")
+    # Lucene leaves an empty lock behind; readers need none.
+    (index_folder / "write.lock").unlink(missing_ok=True)
+
+
+def run_child(command: list[str], environment: dict[str, str]) -> tuple[int, str]:
+    """Return exit code and last lines of output of `command`, killed when this process is interrupted or dies."""
     process = subprocess.Popen(
-        _command(corpus_folder, index_folder, config),
-        env=child_environment(config.heap),
+        command,
+        env=environment,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -41,17 +52,14 @@ def build_lucene_index(corpus_folder: Path, index_folder: Path, config: IndexCon
         preexec_fn=_die_with_parent,
     )
     try:
-        tail = _follow(process.stdout)
-        exit_code = process.wait()
+        last_lines = _follow(process.stdout)
+        return process.wait(), "\n".join(last_lines)
     finally:
         _end(process)
-    if exit_code != 0:
-        raise SearchError(f"the index builder ended with exit code {exit_code}; its last words:\n" + "\n".join(tail))
-    # Lucene leaves an empty lock behind; readers need none.
-    (index_folder / "write.lock").unlink(missing_ok=True)
 
 
-def _command(corpus_folder: Path, index_folder: Path, config: IndexConfig) -> list[str]:
+def builder_command(corpus_folder: Path, index_folder: Path, config: IndexConfig) -> list[str]:
+    """Return the command that builds the index; the builder takes whole files per thread."""
     threads = len(os.sched_getaffinity(0)) if config.threads == "all" else config.threads
     command = [sys.executable, "-m", "pyserini.index.lucene"]
     command += ["--collection", "JsonCollection", "--generator", "DefaultLuceneDocumentGenerator"]

@@ -26,7 +26,7 @@ class IndexConfig(StepConfig):
     """Keep document vectors (relevance feedback); nothing here needs them."""
     heap: str = Field(default="2g", pattern=r"^[1-9]\d*[mg]$")
     """Largest Java heap while indexing."""
-    golden_queries: int = Field(default=20, ge=0, le=10_000)
+    golden_queries: int = Field(default=20, ge=0, le=200)
     """Passages drawn after the build; each must be found by its title and first words."""
     golden_top_k: int = Field(default=10, ge=1, le=1000)
     """A drawn passage counts as found among so many hits."""

@@ -89,6 +89,11 @@ class LuceneSearcher:
                 failure = _first_line(error)
         raise SearchError(f"Lucene failed on {len(queries)} queries: {failure}")
 
+    def close(self) -> None:
+        """Release the index files; the searcher answers nothing afterwards."""
+        with java_calls():
+            self._java.close()
+
     def _ask(self, queries: list[str], top_k: int) -> list[Any]:
         if len(queries) == 1:
             return [self._java.search(queries[0], top_k)]
