@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from components.contracts.errors import TrackingError
+from components.contracts.errors import SearchR1Error, TrackingError
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -43,7 +43,7 @@ def tracking_boundary(tracking_uri: str) -> Iterator[None]:
     """
     try:
         yield
-    except TrackingError:
+    except SearchR1Error:
         raise
     except Exception as error:
         where = without_credentials(tracking_uri)
