@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="searchr1", description="Teach a language model to search.")
-    commands = parser.add_subparsers(title="commands", required=True, metavar="")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="command")
 
     run = commands.add_parser("run", help="run the whole pipeline on this machine")
     run.set_defaults(command=_run)
@@ -67,7 +67,7 @@ def _parser() -> argparse.ArgumentParser:
 def _run(given: argparse.Namespace) -> None:
     from components.resolve.main import resolve
     from components.storage import open_storage
-    from pipeline.local import RunFolder, locked, point_latest, run_dag
+    from pipeline.local import RunFolder, StopSignals, locked, point_latest, run_dag
 
     root = given.runs_dir.resolve()
     fields = {
@@ -85,12 +85,12 @@ def _run(given: argparse.Namespace) -> None:
         print(json.dumps({task: json.loads(text)["config"] for task, text in settings.items()}, indent=1))
         return
     started_s = time.monotonic()
-    with locked(root) as lock:
+    with StopSignals() as stop, locked(root) as lock:
         folder = RunFolder(root, _run_id(given.preset))
         print(f"Run {folder.run_id} in {root}", flush=True)
         with _tracked(folder, fields) as environment:
             named = {parameter.name: fields[parameter.short_name] for parameter in parameters.PARAMETERS}
-            records = run_dag(named, folder, environment, lock, cached=not given.no_cache)
+            records = run_dag(named, folder, environment, lock, stop, cached=not given.no_cache)
             # Only what is stored counts: a runner has been known to call a failed task a success.
             summary = json.loads(open_storage(fields["storage_root"]).get_bytes(f"{folder.run_id}/summary.json"))
         latest = point_latest(folder)
@@ -111,6 +111,7 @@ def _tracked(folder: "RunFolder", fields: dict[str, str | int]) -> Iterator[dict
     """
     from components.tracking import open_tracker
 
+    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
     uri = os.environ.setdefault("MLFLOW_TRACKING_URI", f"sqlite:///{folder.root / 'mlflow.db'}")
     commit = _git_commit()
     tracker = open_tracker(folder.run_id, folder.kfp, tags={"git_commit": commit}, params=dict(fields))
@@ -178,3 +179,7 @@ def _lineage(given: argparse.Namespace) -> None:
         links = json.loads(open_storage(root).get_bytes(f"{given.what}/summary.json"))["lineage"]
         manifest = Manifest.from_json(open_storage(links["registration"]["uri"]).get_bytes("manifest.json").decode())
     print(render_lineage(lineage(manifest, root)))
+
+
+if __name__ == "__main__":
+    main()

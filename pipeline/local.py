@@ -13,9 +13,10 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 from components.contracts.errors import SearchR1Error, UserError
 from pipeline.log_view import LogView, TaskRecord
@@ -45,6 +46,48 @@ class Stopped(SearchR1Error, RuntimeError):
 
     def __str__(self) -> str:
         return "Stopped; no process is left. The same command continues where training last saved."
+
+
+class StopSignals:
+    """While entered, SIGINT, SIGTERM and SIGHUP stop every process below this one; a second one means at once.
+
+    Nothing is raised inside a handler, where a library could swallow it: `check` does it at a safe point.
+    """
+
+    def __init__(self) -> None:
+        self._strangers = frozenset(descendants())
+        self._number = 0
+        # A signal that whoever started us chose to ignore (nohup, a shell's background job) stays ignored.
+        asked = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        self._numbers = [number for number in asked if signal.getsignal(number) != signal.SIG_IGN]
+
+    def __enter__(self) -> Self:
+        adopt_orphans()
+        self._previous = [signal.signal(number, self._stop) for number in self._numbers]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in zip(self._numbers, self._previous, strict=True):
+            signal.signal(number, handler)
+
+    def check(self) -> None:
+        """Return when no signal came.
+
+        Raises:
+            Stopped: one came; everything below this process has ended.
+        """
+        if self._number:
+            raise Stopped(self._number)
+
+    def stop_all(self, grace_s: float = STOP_GRACE_S) -> None:
+        """Stop every process started since this object was made."""
+        stop_descendants(grace_s, self._strangers)
+
+    def _stop(self, number: int, _frame: object) -> None:
+        again, self._number = bool(self._number), number
+        if not again:
+            print("stopping; training saves first (again to stop at once)", flush=True)
+        self.stop_all(0.0 if again else STOP_GRACE_S)
 
 
 @dataclass(frozen=True)
@@ -104,6 +147,7 @@ def run_dag(
     folder: RunFolder,
     environment: Mapping[str, str],
     lock: int,
+    stop: StopSignals,
     cached: bool = True,
     worker: Sequence[str] = (sys.executable, "-m", "pipeline.local_worker"),
 ) -> list[TaskRecord]:
@@ -113,30 +157,30 @@ def run_dag(
 
     Raises:
         StepFailed: a task failed; the message is the step's own.
-        Stopped: this process received SIGINT, SIGTERM or SIGHUP; every process below it has ended.
+        Stopped: a signal came; every process below this one has ended.
     """
     folder.kfp.mkdir(parents=True, exist_ok=True)
-    adopt_orphans()
-    strangers = frozenset(descendants())
     error_file = folder.kfp / "error.json"
-    with tempfile.TemporaryDirectory(prefix="searchr1-") as scratch, _stopping_on_signals():
-        request = folder.kfp / "request.json"
-        request.write_text(json.dumps(_request(parameters, folder, cached)), encoding="utf-8")
+    request = folder.kfp / "request.json"
+    request.write_text(json.dumps(_request(parameters, folder, cached)), encoding="utf-8")
+    with tempfile.TemporaryDirectory(prefix="searchr1-") as scratch:
+        stop.check()
+        process = subprocess.Popen(
+            [*worker, str(request)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            encoding="utf-8",
+            errors="replace",
+            env={**os.environ, **environment, **_worker_environment(scratch, error_file)},
+            start_new_session=True,
+            pass_fds=(lock,),
+        )
         try:
-            process = subprocess.Popen(
-                [*worker, str(request)],
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-                encoding="utf-8",
-                errors="replace",
-                env={**os.environ, **environment, **_worker_environment(scratch, error_file)},
-                start_new_session=True,
-                pass_fds=(lock,),
-            )
             records = _watch(process, folder.log)
         finally:
-            _stop_all(strangers)
+            stop.stop_all()
+    stop.check()
     if process.returncode != 0:
         raise _failure(error_file, folder, records)
     return records
@@ -202,29 +246,3 @@ def _failure(error_file: Path, folder: RunFolder, records: list[TaskRecord]) -> 
         last = "".join(error["traceback"].splitlines(keepends=True)[-4:-1])
         return StepFailed(f"{said}\nThis is a defect of ours, raised at\n{last}Full log: {folder.log}", 1)
     return StepFailed(said, error["exit_code"])
-
-
-@contextmanager
-def _stopping_on_signals() -> Iterator[None]:
-    def stop(number: int, _frame: object) -> None:
-        raise Stopped(number)
-
-    # A signal that whoever started us chose to ignore (nohup, a shell's background job) stays ignored.
-    numbers = [n for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) if signal.getsignal(n) != signal.SIG_IGN]
-    previous = {number: signal.signal(number, stop) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-
-
-def _stop_all(strangers: frozenset[int]) -> None:
-    """Stop what is left of the run; a second signal while waiting means at once."""
-    try:
-        if descendants() - strangers:
-            print("stopping; training saves first (again to stop at once)", flush=True)
-        stop_descendants(STOP_GRACE_S, strangers)
-    except Stopped:
-        with suppress(Stopped):
-            stop_descendants(0.0, strangers)

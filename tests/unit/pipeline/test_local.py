@@ -10,7 +10,7 @@ import time
 import pytest
 
 from components.contracts.errors import UserError
-from pipeline.local import RunFolder, StepFailed, locked, point_latest, run_dag
+from pipeline.local import RunFolder, StepFailed, Stopped, StopSignals, locked, point_latest, run_dag
 
 WORKER = """
 import json, os, sys
@@ -23,12 +23,12 @@ print("Task 'train' finished with status SUCCESS", flush=True)
 RUNNER = """
 import sys
 from pathlib import Path
-from pipeline.local import RunFolder, Stopped, locked, run_dag
+from pipeline.local import RunFolder, Stopped, StopSignals, locked, run_dag
 folder = RunFolder(Path(sys.argv[1]), "r1")
-with locked(folder.root) as lock:
+with StopSignals() as stop, locked(folder.root) as lock:
     try:
         worker = [sys.executable, "-c", sys.argv[3]]
-        run_dag({"name": "x", "code": sys.argv[2]}, folder, {"COLOUR": "red"}, lock, worker=worker)
+        run_dag({"name": "x", "code": sys.argv[2]}, folder, {"COLOUR": "red"}, lock, stop, worker=worker)
     except Stopped as stopped:
         print(stopped)
         sys.exit(stopped.exit_code)
@@ -38,10 +38,9 @@ SLEEP_BELOW = "import subprocess; subprocess.run(['sleep', '61'])"
 
 def run(tmp_path, code):
     folder = RunFolder(tmp_path, "r1")
-    with locked(tmp_path) as lock:
-        return run_dag(
-            {"name": "x", "code": code}, folder, {"COLOUR": "red"}, lock, worker=[sys.executable, "-c", WORKER]
-        )
+    parameters = {"name": "x", "code": code}
+    with StopSignals() as stop, locked(tmp_path) as lock:
+        return run_dag(parameters, folder, {"COLOUR": "red"}, lock, stop, worker=[sys.executable, "-c", WORKER])
 
 
 def test_lines_are_shown_and_kept_and_tasks_recorded(tmp_path, capsys):
@@ -79,6 +78,14 @@ def test_failures_carry_the_steps_words_and_exit_code(tmp_path, code, exit_code,
     with pytest.raises(StepFailed, match=words) as failed:
         run(tmp_path, code)
     assert failed.value.exit_code == exit_code
+
+
+def test_a_signal_before_the_worker_starts_starts_none(tmp_path):
+    with StopSignals() as stop, locked(tmp_path) as lock:
+        os.kill(os.getpid(), signal.SIGTERM)
+        with pytest.raises(Stopped):
+            run_dag({}, RunFolder(tmp_path, "r1"), {}, lock, stop, worker=[sys.executable, "-c", "raise SystemExit"])
+    assert not RunFolder(tmp_path, "r1").log.exists()
 
 
 def test_a_second_run_in_the_same_folder_is_refused(tmp_path):
