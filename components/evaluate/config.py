@@ -18,12 +18,12 @@ class EvaluateConfig(StepConfig):
     retrieval of the question; `rl_no_search`: the model trained without search."""
     max_questions_per_set: PositiveInt = 100_000
     """Larger sets are cut to this many questions, always the same ones."""
-    in_domain_sets: tuple[str, ...] = ("nq", "hotpotqa")
-    """Sets whose kind of questions the model was trained on; marked in the table."""
     num_slots: int = Field(default=64, ge=1, le=4096)
     """Episodes a model works on at the same time."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the models run; `auto` takes a GPU when there is one."""
+    threads: int = Field(default=2, ge=1)
+    """CPU threads of torch."""
     bootstrap_resamples: int = Field(default=2000, ge=100, le=100_000)
     """Resamples behind every interval."""
     seed: int = Field(default=0, ge=0, le=2**31 - 1)

@@ -74,13 +74,13 @@ def run(
     tags = {"pipeline.step": "evaluate"} | {f"{name}.digest": made.digest for name, made in inputs.items()}
 
     def opener(name: ModelInput, loop: LoopConfig) -> OpenModel:
-        return open_model(fetch(models[name]) / "model", config.num_slots, loop.max_context_tokens, config.device)
+        return open_model(fetch(models[name]) / "model", loop.max_context_tokens, config)
 
     with tempfile.TemporaryDirectory(prefix="evaluate-") as scratch:
         folder = Path(scratch) / "evaluation"
         with open_tracker("evaluate", Path(scratch) / "tracking", tags, config.model_dump(mode="json")) as tracker:
             results = answer_methods(config, question_sets, opener, loops, open_searcher(index))
-            evaluation = assess(config, results, checkpoint, origins(inputs, context.storage_root))
+            evaluation = assess(config, results, checkpoint, questions, origins(inputs, context.storage_root))
             html, headline = evaluation_page(evaluation), headline_metrics(evaluation)
             write_outputs(folder, results, evaluation, html)
             tracker.log(evaluation.chosen_step or 0, headline)
@@ -134,6 +134,7 @@ def assess(
     config: EvaluateConfig,
     results: Mapping[Method, MethodResult],
     checkpoint: Manifest,
+    questions: Manifest,
     lineage: Sequence[tuple[str, Manifest]],
 ) -> Evaluation:
     """Return the numbers and everything else the page shows, the training curves of `checkpoint` included."""
@@ -148,7 +149,7 @@ def assess(
             if method != "search_r1"
         },
         wall_s={method: result.wall_s for method, result in results.items()},
-        in_domain=frozenset(config.in_domain_sets),
+        in_domain=frozenset(questions.metadata.get("train_sets", ())),
         max_searches=_loop_of(checkpoint).max_searches,
         episodes=ours.views,
         training_metrics=read_metrics(fetch(checkpoint) / METRICS_NAME),

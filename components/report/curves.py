@@ -26,9 +26,9 @@ class Panel:
 
 
 TRAINING_PANELS = (
-    Panel("reward/mean", "Reward", "mean of the batch"),
+    Panel("reward/mean", "Reward", "mean of the batch", with_parts=True),
     Panel("em/dev", "Dev exact match", "held-out questions, greedy", with_parts=True),
-    Panel("rollout/num_searches/mean", "Searches per question", "searches"),
+    Panel("rollout/num_searches/mean", "Searches per question", "searches", with_parts=True),
     Panel("response/tokens/mean", "Response length", "model tokens"),
     Panel("kl/ref", "Divergence from the base", "nats per token"),
     Panel("entropy/mean", "Entropy", "nats per token"),

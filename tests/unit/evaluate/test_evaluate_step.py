@@ -15,10 +15,12 @@ from components.evaluate.predictions import read_predictions
 from components.fictional_world.tiny_model import build_model, build_tokenizer
 from components.index.build import build_lucene_index
 from components.index.config import IndexConfig
+from components.register.answers import read_answers
 from components.storage import fetch, publish
+from components.summary.schema import scores_of
 
 LOOP = LoopConfig(max_turn_tokens=8, max_observation_tokens=24, max_context_tokens=160, max_searches=2)
-CONFIG = EvaluateConfig(num_slots=8, bootstrap_resamples=200, num_report_episodes=3, device="cpu")
+CONFIG = EvaluateConfig(num_slots=8, bootstrap_resamples=200, num_report_episodes=3, device="cpu", threads=1)
 TOWNS = ["arlen", "borvik", "calden", "dorvale"]
 MADE = ProducedBy(step="test", version="v", git_commit="c", config_sha256="f")
 
@@ -45,7 +47,7 @@ def inputs(tmp_path_factory) -> dict[str, Manifest]:
             for i, town in enumerate(TOWNS)
         ]
         path.write_text("".join(json.dumps(row) + "\n" for row in asked))
-    questions = stored("questions", "questions")
+    questions = stored("questions", "questions", metadata={"train_sets": ["nq"]})
     tokenizer = build_tokenizer([*TOWNS, "where is ? lies on a river . question : answer search or doc title"])
     manifests = {"index": index, "questions": questions}
     for seed, name in enumerate(("base_model", "checkpoint", "rl_no_search_checkpoint")):
@@ -112,9 +114,19 @@ def test_the_outputs_are_what_other_steps_read(first, inputs):
     assert "| Search-R1 |" in first.card
 
 
+def test_the_next_steps_can_read_it(first):
+    scores = scores_of(json.loads((fetch(first.manifest) / OUTPUTS.scores).read_text()), "scores.json")
+    assert set(scores) == set(CONFIG.methods)
+    answers = read_answers(first.manifest)
+    assert len(answers) == 2 * len(TOWNS) and answers["nq:0"].golden_answers == (TOWNS[0],)
+
+
 def test_the_report_shows_curves_and_lineage(first, inputs):
     assert "reward" in first.html.lower() and 'class="chosen"' in first.html
-    assert all(made.digest in first.html for made in inputs.values() if made.digest != "")
+    assert first.html.count('class="mark"') == 1
+    lineage = first.html[first.html.index('<ol class="lineage">') :]
+    places = [lineage.index(f'title="{inputs[name].digest}"') for name in ("index", "questions", "base_model")]
+    assert places[0] < places[2] and places[1] < places[2]
 
 
 def test_a_checkpoint_without_its_loop_is_refused(inputs, context):
