@@ -1,0 +1,139 @@
+"""The whole DAG with real parts on a reduced budget: what a run leaves behind, and what a second one repeats."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from components.contracts.question import SEVEN_SETS
+from components.summary.schema import Summary
+
+pytestmark = [pytest.mark.dag, pytest.mark.timeout(900)]
+
+METHODS = {"search_r1", "base", "direct", "rag", "rl_no_search"}
+TASKS = ["resolve", "corpus", "index", "questions", "base-model", "train", "train-rl-no-search"]
+TASKS += ["evaluate", "register", "summary"]
+ALWAYS_RUN = {"resolve", "register", "summary"}
+MAX_CACHED_RUN_S = 30
+
+
+def command(runs, *arguments):
+    return [
+        sys.executable,
+        "-m",
+        "pipeline.cli",
+        "run",
+        "--preset",
+        "small-world-quick",
+        "--runs-dir",
+        runs,
+        *arguments,
+    ]
+
+
+def run(runs, *arguments):
+    return subprocess.run(command(runs, *arguments), capture_output=True, text=True)
+
+
+def ended(output, word):
+    """Tasks whose line says `word`."""
+    lines = (line.partition("|") for line in output.splitlines())
+    return {task.strip() for task, _, said in lines if said.strip().startswith(word)}
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory):
+    """The folder of runs and the output of a first run, interrupted once in the middle of the training."""
+    runs = str(tmp_path_factory.mktemp("dag") / "runs")
+    kill_in_training(runs)
+    done = run(runs)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return Path(runs), done.stdout
+
+
+def kill_in_training(runs):
+    """SIGKILL everything as soon as training has saved a checkpoint."""
+    with subprocess.Popen(command(runs), stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
+        saved = Path(runs) / "work" / "train"
+        while not any(saved.glob("*/**/_COMPLETE")):
+            assert process.poll() is None, process.stdout.read()
+            time.sleep(0.2)
+        process.send_signal(signal.SIGKILL)
+
+
+def summary_of(runs):
+    return Summary.from_json((runs / "latest" / "summary.json").read_bytes())
+
+
+def test_training_resumes_after_a_kill_and_finished_steps_are_not_repeated(first):
+    _, output = first
+    assert "resuming from step" in output
+    assert {"corpus", "index", "questions", "base-model"} <= ended(output, "cached")
+
+
+def test_summary_holds_every_method_on_every_set(first):
+    summary = summary_of(first[0])
+    assert set(summary.em) >= METHODS
+    assert all(set(rows) == set(SEVEN_SETS) for rows in summary.em.values())
+    assert summary.preset == "small-world-quick"
+    assert summary.train.algorithm == "ppo"
+    assert summary.train.steps == 3
+    assert set(summary.timings_s) == {task.replace("-", "_") for task in TASKS} - {"resolve", "summary"}
+
+
+def test_lineage_is_a_chain_of_digests(first):
+    lineage = summary_of(first[0]).lineage
+    assert lineage["index"].inputs["corpus"] == lineage["corpus"].digest
+    assert lineage["checkpoint"].inputs["index"] == lineage["index"].digest
+    assert lineage["evaluation"].inputs["checkpoint"] == lineage["checkpoint"].digest
+    assert lineage["registration"].inputs["evaluation"] == lineage["evaluation"].digest
+
+
+def test_report_needs_nothing_else(first):
+    page = (first[0] / "latest" / "report.html").read_text()
+    assert "search_r1" in page
+    assert 'src="http' not in page
+
+
+def test_second_run_is_cached_says_so_and_registers_nothing(first):
+    runs, _ = first
+    before = summary_of(runs)
+    started_s = time.monotonic()
+    done = run(str(runs))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert time.monotonic() - started_s <= MAX_CACHED_RUN_S
+    assert ended(done.stdout, "cached") == set(TASKS) - ALWAYS_RUN
+    after = summary_of(runs)
+    assert after.run_id != before.run_id
+    assert after.registry.version == before.registry.version
+    assert after.em == before.em
+
+
+def test_registered_model_answers(first):
+    runs, _ = first
+    name = summary_of(runs).registry.name
+    version = summary_of(runs).registry.version
+    script = (
+        "import json, mlflow, sys; "
+        f"model = mlflow.pyfunc.load_model('models:/{name}/{version}'); "
+        "print(json.dumps(list(model.predict(['Who wrote it?']).iloc[0].index)))"
+    )
+    environment = {**os.environ, "MLFLOW_TRACKING_URI": f"sqlite:///{runs}/mlflow.db"}
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert {"answer", "searches"} <= set(json.loads(done.stdout.splitlines()[-1]))
+
+
+def test_a_failing_step_ends_the_run_with_its_own_words(first, tmp_path):
+    corpus = tmp_path / "corpus.jsonl"
+    corpus.write_text('{"id": "1", "contents": "fine"}\n{"id": "2"\n')
+    done = run(str(first[0]), "--corpus-uri", str(corpus))
+    assert done.returncode == 2
+    assert "corpus: CorpusError" in done.stderr
+    assert "line 2" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,107 @@
+"""The command line as a person meets it: help, exit codes, and errors that say what to do."""
+
+import json
+import re
+
+import pytest
+import yaml
+
+from components.contracts.manifest import Manifest, ProducedBy
+from components.storage import publish
+from pipeline.cli import main
+
+
+def exit_code_of(*arguments):
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    return ended.value.code
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        pytest.param(["--help"], ["run", "compile", "lineage"], id="commands"),
+        pytest.param(["run", "--help"], ["--preset", "--set STEP.KEY=VALUE", "--seed", "--runs-dir"], id="run"),
+    ],
+)
+def test_help_names_what_there_is(capsys, arguments, words):
+    assert exit_code_of(*arguments) == 0
+    shown = capsys.readouterr().out
+    assert [word for word in words if word not in shown] == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        pytest.param(["--preset", "smal-world"], "did you mean 'small-world'", id="unknown preset"),
+        pytest.param(["--set", "train.stepz=1"], "did you mean 'steps'", id="unknown key"),
+        pytest.param(["--set", "trian.steps=1"], "did you mean 'train'", id="unknown step"),
+        pytest.param(["--set", "train.steps=none"], "train.steps = 'none'", id="wrong type"),
+        pytest.param(["--seed", "-4"], "seed = -4", id="seed out of bounds"),
+        pytest.param(["--seed", "many"], "invalid int value: 'many'", id="seed that is no number"),
+    ],
+)
+def test_bad_requests_end_with_2_and_leave_nothing(tmp_path, capsys, arguments, words):
+    runs = tmp_path / "runs"
+    assert exit_code_of("run", "--runs-dir", str(runs), *arguments) == 2
+    assert words in capsys.readouterr().err
+    assert not runs.exists()
+
+
+def test_print_config_shows_every_setting_and_starts_nothing(tmp_path, capsys):
+    runs = tmp_path / "runs"
+    main(["run", "--runs-dir", str(runs), "--print-config", "--seed", "5", "--set", "train.steps=4"])
+    shown = json.loads(capsys.readouterr().out)
+    assert shown["train"]["steps"] == 4
+    assert shown["train"]["seed"] == shown["summary"]["seeds"]["train"] == 5
+    assert shown["train_rl_no_search"]["loop"]["search_enabled"] is False
+    assert not runs.exists()
+
+
+def test_compile_writes_yaml(tmp_path, capsys):
+    main(["compile", "--output", str(tmp_path / "p.yaml")])
+    assert "p.yaml" in capsys.readouterr().out
+    assert next(yaml.safe_load_all((tmp_path / "p.yaml").read_text()))["pipelineInfo"]["name"] == "search-r1"
+
+
+@pytest.fixture
+def finished(tmp_path):
+    """A folder of runs with one finished run of two manifests."""
+    root = f"file://{tmp_path}"
+
+    def published(kind, inputs):
+        folder = tmp_path / "work" / kind
+        folder.mkdir(parents=True)
+        (folder / "data").write_text(kind)
+        made_by = ProducedBy(step=kind, version="1", git_commit="abcdef", config_sha256="0")
+        return publish(folder, storage_root=root, kind=kind, produced_by=made_by, inputs=inputs)
+
+    corpus = published("corpus", {})
+    registration = published("registration", {"corpus": corpus})
+    (tmp_path / "r1").mkdir()
+    links = {"registration": {"uri": registration.uri}}
+    (tmp_path / "r1" / "summary.json").write_text(json.dumps({"lineage": links}))
+    (tmp_path / "latest").symlink_to("r1")
+    return tmp_path, corpus, registration
+
+
+@pytest.mark.parametrize("what", ["r1", "latest"])
+def test_lineage_of_a_run(finished, capsys, what):
+    runs, corpus, registration = finished
+    main(["lineage", what, "--runs-dir", str(runs)])
+    first, second = capsys.readouterr().out.splitlines()
+    assert re.match(f"registration {registration.digest[:16]}  registration at commit abcdef", first)
+    assert re.match(f"  corpus {corpus.digest[:16]}", second)
+
+
+def test_lineage_of_a_manifest(finished, capsys):
+    _, _, registration = finished
+    path = f"{registration.uri.removeprefix('file://')}/manifest.json"
+    assert Manifest.read(path) == registration
+    main(["lineage", path])
+    assert len(capsys.readouterr().out.splitlines()) == 2
+
+
+def test_lineage_of_an_unknown_run_ends_with_2(tmp_path, capsys):
+    assert exit_code_of("lineage", "r9", "--runs-dir", str(tmp_path)) == 2
+    assert "r9" in capsys.readouterr().err
