@@ -40,11 +40,14 @@ class Shelf:
         self.index = self.publish("index", {"lucene/segments": "s"}, metadata={"index_kind": "bm25"})
 
     def publish(self, kind: str, contents: dict[str, str], **more: object) -> Manifest:
+        return self.publish_bytes(kind, {Path(path): text.encode() for path, text in contents.items()}, **more)
+
+    def publish_bytes(self, kind: str, contents: dict[Path, bytes], **more: object) -> Manifest:
         self.made += 1
         folder = self.folder / str(self.made)
-        for path, text in contents.items():
+        for path, data in contents.items():
             (folder / path).parent.mkdir(parents=True, exist_ok=True)
-            (folder / path).write_text(text)
+            (folder / path).write_bytes(data)
         return publish(folder, storage_root=self.root, kind=kind, produced_by=PRODUCED_BY, **more)
 
     def checkpoint(self, weights: str, loop: dict | None = None) -> Manifest:
