@@ -18,7 +18,7 @@ class EvaluateConfig(StepConfig):
     retrieval of the question; `rl_no_search`: the model trained without search."""
     max_questions_per_set: PositiveInt = 100_000
     """Larger sets are cut to this many questions, always the same ones."""
-    num_slots: int = Field(default=64, ge=1, le=4096)
+    num_slots: int = Field(default=128, ge=1, le=4096)
     """Episodes a model works on at the same time."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the models run; `auto` takes a GPU when there is one."""

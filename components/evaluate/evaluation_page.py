@@ -51,8 +51,8 @@ def evaluation_page(evaluation: Evaluation) -> str:
         Section(
             "How they answered",
             (_behaviour(evaluation),),
-            "Averages over the sets, each weighing the same. Episodes run side by side, so that the time of one "
-            "includes waiting for others.",
+            "Averages over the sets, each weighing the same. The time of a question includes "
+            "its wait for a free slot beside the others.",
         ),
         Section(
             "Training",

@@ -17,6 +17,7 @@ def open_model(folder: Path, max_context_tokens: int, config: EvaluateConfig) ->
     """
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
 
     from components.agent.engines.torch_engine import TorchEngine
 
@@ -25,6 +26,7 @@ def open_model(folder: Path, max_context_tokens: int, config: EvaluateConfig) ->
     if config.device == "cuda" and not torch.cuda.is_available():
         raise MissingError("device = 'cuda', but no GPU can be used", "cpu, auto", "set evaluate.device=auto")
     torch.set_num_threads(config.threads)
+    logging.disable_progress_bar()
     place = "cuda" if config.device != "cpu" and torch.cuda.is_available() else "cpu"
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     model = AutoModelForCausalLM.from_pretrained(
