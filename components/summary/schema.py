@@ -66,7 +66,9 @@ class RegistrySummary(_Record):
     alias: str
     """Alias the version holds now; empty when none."""
     decision: str
-    """What the gate decided, in one word or sentence."""
+    """What the gate decided: `promoted`, `rejected`, `not_comparable` or `unchanged`."""
+    reasons: tuple[str, ...] = ()
+    """Why, one sentence each."""
 
 
 class LineageLink(_Record):

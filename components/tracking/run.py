@@ -1,10 +1,12 @@
 """The MLflow run behind a tracker: attach to the one that is given, else find or create it.
 
 Order: `MLFLOW_RUN_ID` (a launcher made it and will end it); the run this folder was tracked by before;
-a child of `SEARCHR1_MLFLOW_PARENT_RUN_ID` with the same name; a new child; without a parent a new run.
+a child of `SEARCHR1_MLFLOW_PARENT_RUN_ID` with the same name and parameters; a new child; without a parent
+a new run.
 The client is told everything explicitly: MLflow's fluent API would end a launcher's run at exit.
 """
 
+import hashlib
 import json
 import math
 import os
@@ -31,6 +33,7 @@ EXPERIMENT_VARIABLE = "MLFLOW_EXPERIMENT_NAME"
 ATTEMPT_METRIC = "progress/attempt"
 """Logged with every batch, so that its history tells which steps the run already has."""
 _PARENT_TAG = "mlflow.parentRunId"
+_IDENTITY_TAG = "tracker.identity"
 _RUN_FILE = "mlflow_run.json"
 _NO_STEP = -1
 _LONGEST_PARAM = 6000
@@ -57,8 +60,8 @@ class MlflowRun:
         self._params = dict(run.data.params)
 
     @classmethod
-    def open(cls, run_name: str, folder: Path, tags: Mapping[str, str]) -> Self:
-        """Return the run in the order the module states, running, with `tags` set.
+    def open(cls, run_name: str, folder: Path, tags: Mapping[str, str], params: Mapping[str, Any]) -> Self:
+        """Return the run in the order the module states, running, with `tags` and `params` set.
 
         Raises:
             TrackingError: the server cannot be reached or does not know the run it is given.
@@ -70,9 +73,11 @@ class MlflowRun:
             if given:
                 opened = cls(client, tracking_uri, client.get_run(given), owned=False)
             else:
-                opened = cls(client, tracking_uri, _own_run(client, tracking_uri, run_name, folder), owned=True)
-            opened.set_tags(tags)
-            return opened
+                run = _own_run(client, tracking_uri, run_name, folder, _identity(run_name, params))
+                opened = cls(client, tracking_uri, run, owned=True)
+        opened.set_tags(tags)
+        opened._set_params(params)
+        return opened
 
     def highest_step(self) -> int:
         """Return the highest step a tracker has logged here, -1 when there is none."""
@@ -80,8 +85,8 @@ class MlflowRun:
             history = self._client.get_metric_history(self.run_id, ATTEMPT_METRIC)
         return max((point.step for point in history), default=_NO_STEP)
 
-    def set_params(self, params: Mapping[str, Any]) -> None:
-        """Log the parameters that are new; a changed one is kept and named in the tag `param_drift`."""
+    def _set_params(self, params: Mapping[str, Any]) -> None:
+        # A server refuses a changed value together with everything else of the call.
         from mlflow.entities import Param
 
         values = {f"cfg/{name}": _text(value)[:_LONGEST_PARAM] for name, value in _flat(params).items()}
@@ -123,12 +128,13 @@ class MlflowRun:
                 self._client.set_terminated(self.run_id, status)
 
 
-def _own_run(client: "MlflowClient", tracking_uri: str, run_name: str, folder: Path) -> "Run":
+def _own_run(client: "MlflowClient", tracking_uri: str, run_name: str, folder: Path, identity: str) -> "Run":
     parent = os.environ.get(PARENT_VARIABLE, "")
-    run = _run_of_folder(client, tracking_uri, folder) or _child_named(client, parent, run_name)
+    run = _run_of_folder(client, tracking_uri, folder) or _child_of(client, parent, identity)
     if run is None:
         experiment = client.get_run(parent).info.experiment_id if parent else experiment_id(client, tracking_uri)
-        run = client.create_run(experiment, run_name=run_name, tags={_PARENT_TAG: parent} if parent else {})
+        tags = {_IDENTITY_TAG: identity} | ({_PARENT_TAG: parent} if parent else {})
+        run = client.create_run(experiment, run_name=run_name, tags=tags)
     else:
         client.update_run(run.info.run_id, status="RUNNING")
         if parent:
@@ -156,13 +162,19 @@ def _run_of_folder(client: "MlflowClient", tracking_uri: str, folder: Path) -> "
     return run if run.info.lifecycle_stage == "active" else None
 
 
-def _child_named(client: "MlflowClient", parent: str, run_name: str) -> "Run | None":
-    """Return the parent's child of that name, if there is one: a retried task must not make a second."""
+def _child_of(client: "MlflowClient", parent: str, identity: str) -> "Run | None":
+    """Return the parent's child of that identity, if there is one: a retried task must not make a second."""
     if not parent:
         return None
     experiment = client.get_run(parent).info.experiment_id
-    children = client.search_runs([experiment], filter_string=f"tags.`{_PARENT_TAG}` = '{parent}'")
-    return next((run for run in children if run.info.run_name == run_name), None)
+    filter_string = f"tags.`{_PARENT_TAG}` = '{parent}' and tags.`{_IDENTITY_TAG}` = '{identity}'"
+    children = client.search_runs([experiment], filter_string=filter_string)
+    return children[0] if children else None
+
+
+def _identity(run_name: str, params: Mapping[str, Any]) -> str:
+    values = json.dumps([run_name, _flat(params)], sort_keys=True, default=str)
+    return hashlib.sha256(values.encode()).hexdigest()[:32]
 
 
 def experiment_id(client: "MlflowClient", tracking_uri: str) -> str:

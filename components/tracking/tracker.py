@@ -176,8 +176,7 @@ def open_tracker(
         if os.environ.get(RUN_ID_VARIABLE):
             raise TrackingError(f"{RUN_ID_VARIABLE} is set but {TRACKING_URI_VARIABLE} is not")
         return Tracker(file, NoRun())
-    run = MlflowRun.open(run_name, folder, tags or {})
-    run.set_params(params or {})
+    run = MlflowRun.open(run_name, folder, tags or {}, params or {})
     highest_step = run.highest_step()
     if file.attempt > 1:
         run.set_tags({"attempt": str(file.attempt), "resumed_from_step": str(highest_step)})

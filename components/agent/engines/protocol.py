@@ -1,0 +1,51 @@
+"""What a rollout needs of an inference engine: add a turn at any time, step, collect finished turns."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class TurnRequest:
+    """One turn of one sequence. `token_ids` is the whole context; what the engine saw of it earlier is reused."""
+
+    sequence_id: int
+    token_ids: Sequence[int]
+    max_new_tokens: int
+    temperature: float
+    """0 is greedy; otherwise the whole distribution is sampled (no top-p, no top-k)."""
+    seed: int
+    """Same seed, same context, same engine: same tokens, whatever else is in the batch."""
+
+
+@dataclass(frozen=True, slots=True)
+class TurnOutput:
+    """Sampled ids verbatim, up to and including the one that completed a stop string."""
+
+    sequence_id: int
+    token_ids: list[int]
+    logprobs: list[float]
+    """Natural logarithm of each sampled token's probability under the distribution it was drawn from."""
+    finish: Literal["stop", "eos", "length"]
+
+
+class Engine(Protocol):
+    """Requests join and leave at any time; a sequence keeps its cache between turns until released."""
+
+    def add_request(self, request: TurnRequest) -> None:
+        """Queue a turn."""
+
+    def step(self) -> list[TurnOutput]:
+        """Advance every running turn by one token and return the turns that ended."""
+
+    def has_unfinished(self) -> bool:
+        """Return whether any turn is queued or running."""
+
+    def release(self, sequence_id: int) -> None:
+        """Forget a sequence and free its cache."""
+
+    def reset_cache(self) -> None:
+        """Forget every sequence; mandatory after the weights changed."""
+
+    def score(self, token_ids: Sequence[int]) -> list[float]:
+        """Return the log-probability of each token but the first under the current weights, at temperature 1."""

@@ -1,0 +1,100 @@
+"""Drives many episodes over one engine: whoever is ready continues, searches run beside the model."""
+
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+
+from components.agent.config import LoopConfig
+from components.agent.engines.protocol import Engine
+from components.agent.episode_loop import EpisodeLoop, EpisodeTask
+from components.agent.prompt import Tokenizer
+from components.contracts.episode import Episode
+from components.contracts.errors import SearchError
+from components.contracts.passage import ScoredPassage
+from components.search.protocol import SearchClient
+
+
+class _Searches:
+    """Searches on their way, in the order they were asked."""
+
+    def __init__(self, client: SearchClient) -> None:
+        self._client = client
+        self._pending: dict[Future[list[ScoredPassage]], tuple[EpisodeLoop, str, float]] = {}
+
+    def __len__(self) -> int:
+        return len(self._pending)
+
+    def ask(self, loop: EpisodeLoop, query: str) -> None:
+        # A cached query may share its future with another episode: a future of our own keeps them apart.
+        future: Future[list[ScoredPassage]] = Future()
+        self._pending[future] = (loop, query, time.monotonic())
+        self._client.submit(query).add_done_callback(lambda found: _copy_outcome(found, future))
+
+    def collect(self, *, everything: bool, block: bool) -> list[EpisodeLoop]:
+        """Hand finished searches to their episodes and return these, in the order asked."""
+        if everything:
+            wait(self._pending)
+        elif block:
+            wait(self._pending, return_when=FIRST_COMPLETED)
+        answered = [future for future in self._pending if future.done()]
+        return [self._deliver(future) for future in answered]
+
+    def _deliver(self, future: Future[list[ScoredPassage]]) -> EpisodeLoop:
+        loop, query, asked_s = self._pending.pop(future)
+        latency_s = time.monotonic() - asked_s
+        try:
+            loop.observe(query, future.result(), latency_s)
+        except SearchError as error:
+            loop.fail_search(query, str(error), latency_s)
+        return loop
+
+
+def rollout(
+    engine: Engine,
+    client: SearchClient,
+    tasks: Sequence[EpisodeTask],
+    loop: LoopConfig,
+    tokenizer: Tokenizer,
+    *,
+    reproducible: bool = True,
+    on_finished: Callable[[Episode], None] | None = None,
+) -> list[Episode]:
+    """Return one finished episode per task, in task order.
+
+    A failed search never looks like an empty result: its episode ends with `StopReason.SEARCH_FAILED`.
+    `reproducible` waits for the searches of a step before the next one, so that the make-up of batches,
+    and with it the last bits of every number, does not depend on timing; switch it off when searches are slow.
+    """
+    episodes = [EpisodeLoop(number, task, loop, tokenizer) for number, task in enumerate(tasks)]
+    searches = _Searches(client)
+
+    def proceed(episode: EpisodeLoop) -> None:
+        if not episode.done:
+            engine.add_request(episode.next_turn())
+            return
+        engine.release(episode.sequence_id)
+        if on_finished:
+            on_finished(episode.episode)
+
+    for episode in episodes:
+        engine.add_request(episode.next_turn())
+    while engine.has_unfinished() or len(searches):
+        for output in engine.step():
+            episode = episodes[output.sequence_id]
+            query = episode.end_turn(output)
+            if query:
+                searches.ask(episode, query)
+            else:
+                proceed(episode)
+        if len(searches):
+            for episode in searches.collect(everything=reproducible, block=not engine.has_unfinished()):
+                proceed(episode)
+    return [episode.episode for episode in episodes]
+
+
+def _copy_outcome(source: Future, target: Future) -> None:
+    error = source.exception()
+    if error is None:
+        target.set_result(source.result())
+    else:
+        target.set_exception(error)

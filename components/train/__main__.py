@@ -1,0 +1,5 @@
+"""`python -m components.train`."""
+
+from components.train.main import step
+
+step.main()

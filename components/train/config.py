@@ -1,0 +1,96 @@
+"""Configuration of the train step; the defaults fit the small world on two CPU cores."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from components.agent.config import LoopConfig
+from components.contracts.config import StepConfig
+
+
+class OptimizerConfig(StepConfig):
+    """AdamW with linear warm-up, then a constant rate or a linear decay."""
+
+    learning_rate: float = Field(default=7e-4, gt=0)
+    warmup_steps: int = Field(default=3, ge=0)
+    final_rate_frac: float = Field(default=1.0, ge=0, le=1)
+    """Rate of the last step as a share of `learning_rate`; 1 keeps it constant."""
+    beta2: float = Field(default=0.99, gt=0, lt=1)
+    weight_decay: float = Field(default=0.0, ge=0)
+    max_grad_norm: float = Field(default=0.5, gt=0)
+
+
+class LossConfig(StepConfig):
+    """Objective; Search-R1 section 3.1 with the stability guards of its successors."""
+
+    clip_low: float = Field(default=0.2, gt=0, lt=1)
+    clip_high: float = Field(default=0.28, gt=0)
+    """Upper clip above the lower one keeps rare tokens alive (DAPO, arXiv 2503.14476)."""
+    dual_clip: float = Field(default=3.0, gt=1)
+    """Bound on the ratio for negative advantages."""
+    value_clip: float = Field(default=0.5, gt=0)
+    kl_coefficient: float = Field(default=0.001, ge=0)
+    """k1 in the reward for PPO, k2 in the loss otherwise; 0 needs no reference model."""
+    entropy_coefficient: float = Field(default=0.0, ge=0)
+    gamma: float = Field(default=1.0, ge=0, le=1)
+    gae_lambda: float = Field(default=1.0, ge=0, le=1)
+    mask_retrieved_tokens: bool = True
+    """False trains on retrieved text as if the model had written it; for the ablation only."""
+    whiten_per_kind: bool = True
+    """Whiten advantages within each kind of question, so that the easy kind does not drown the hard one."""
+
+
+class RewardConfig(StepConfig):
+    """Outcome reward of an episode."""
+
+    outcome: Literal["em", "f1", "sub_em"] = "em"
+    format_reward: float = Field(default=0.0, ge=0, le=0.2)
+    """Paid to a wrong answer that came in the right format; 0 is the paper's choice."""
+
+
+class DevConfig(StepConfig):
+    """Greedy evaluation on held-out questions; chooses the checkpoint and watches for collapse."""
+
+    every_steps: int = Field(default=10, ge=1)
+    max_questions: int = Field(default=240, ge=1)
+    max_drop: float = Field(default=0.15, gt=0, le=1)
+    """Dev EM this far below the best, twice in a row, is a collapse: training returns to the best weights."""
+    min_valid_action_frac: float = Field(default=0.3, ge=0, le=1)
+    """Training rollouts below this share of valid actions, three steps in a row, are a collapse too."""
+    max_rollbacks: int = Field(default=2, ge=0)
+    """After so many returns, each at half the learning rate, training stops with the best checkpoint."""
+
+
+class TrainConfig(StepConfig):
+    """One training run."""
+
+    algorithm: Literal["ppo", "grpo", "reinforce_loo"] = "ppo"
+    steps: int = Field(default=110, ge=1)
+    questions_per_step: int = Field(default=512, ge=1)
+    episodes_per_question: int = Field(default=1, ge=1)
+    """Group size; at least 2 for grpo and reinforce_loo."""
+    minibatches: int = Field(default=4, ge=1)
+    """Optimizer updates made from the episodes of a step."""
+    row_tokens: int = Field(default=256, ge=16)
+    """Length of a packed row; a longer episode gets a row of its own."""
+    micro_batch_rows: int = Field(default=32, ge=1)
+    """Rows per forward and backward pass; changes memory and speed, never the result."""
+    temperature: float = Field(default=1.0, gt=0)
+    set_shares: dict[str, float] = {"nq": 1.0, "hotpotqa": 1.0}
+    """Share of each training set in a step."""
+    loop: LoopConfig = LoopConfig()
+    loss: LossConfig = LossConfig()
+    reward: RewardConfig = RewardConfig()
+    policy_optimizer: OptimizerConfig = OptimizerConfig()
+    critic_optimizer: OptimizerConfig = OptimizerConfig(learning_rate=1e-3)
+    dev: DevConfig = DevConfig()
+    save_every_steps: int = Field(default=10, ge=1)
+    max_search_failure_frac: float = Field(default=0.05, ge=0, le=1)
+    """More failed searches than this in a step stop the training with the boundary named."""
+    max_skipped_steps: int = Field(default=3, ge=0)
+    """Consecutive updates with a non-finite loss or gradient before training stops."""
+    num_slots: int = Field(default=256, ge=1)
+    """Sequences the engine holds at a time."""
+    threads: int = Field(default=2, ge=1)
+    """CPU threads of torch."""
+    seed: int = Field(default=0, ge=0)

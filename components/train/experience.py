@@ -1,0 +1,84 @@
+"""A step's episodes as flat arrays of trained tokens, and their advantages.
+
+Legend: N episodes, A trained tokens of the longest, M trained tokens of all in episode order.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from components.contracts.episode import Episode
+from components.contracts.question import Question
+from components.train.advantages import gae, group_relative, leave_one_out, token_rewards, whiten
+from components.train.config import TrainConfig
+from components.train.packing import EpisodeTokens
+
+
+@dataclass(slots=True)
+class Experience:
+    """Finished episodes that may enter the loss, with their rewards."""
+
+    episodes: list[Episode]
+    questions: list[Question]
+    outcomes: np.ndarray
+    sequences: list[EpisodeTokens]
+    mask_NA: np.ndarray
+    """Marks real trained tokens in padded arrays; `array_NA[mask_NA]` is the flat order M."""
+
+    @property
+    def num_tokens(self) -> int:
+        """Trained tokens of all episodes."""
+        return int(self.mask_NA.sum())
+
+    @property
+    def sampled_logprobs_M(self) -> np.ndarray:
+        """Log-probabilities the engine sampled with; 0 where a token was not sampled (mask switched off)."""
+        values = [
+            e.logprobs[p] for e, s in zip(self.episodes, self.sequences, strict=True) for p in s.trained_positions
+        ]
+        return np.array(values, dtype=np.float32)
+
+    def padded(self, flat_M: np.ndarray) -> np.ndarray:
+        """Return flat values as [N, A], 0 on padding."""
+        padded_NA = np.zeros(self.mask_NA.shape)
+        padded_NA[self.mask_NA] = flat_M
+        return padded_NA
+
+
+def gather_experience(
+    episodes: Sequence[Episode], questions: Sequence[Question], outcomes: Sequence[float], *, mask_retrieved: bool
+) -> Experience:
+    """Return the experience of `episodes`; without the mask everything after the prompt counts as trained."""
+    sequences = []
+    for episode in episodes:
+        after_prompt = range(episode.prompt_length_tokens, len(episode.token_ids))
+        trained = [p for p in after_prompt if episode.is_model_token[p] or not mask_retrieved]
+        sequences.append(EpisodeTokens(episode.token_ids, trained))
+    lengths = np.array([len(sequence.trained_positions) for sequence in sequences])
+    mask_NA = np.arange(max(1, lengths.max(initial=0)))[None, :] < lengths[:, None]
+    return Experience(list(episodes), list(questions), np.array(outcomes, dtype=float), sequences, mask_NA)
+
+
+def advantages_and_returns(
+    experience: Experience, values_M: np.ndarray, kl_M: np.ndarray, config: TrainConfig
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return (advantages, returns, keep) in flat order M; tokens with keep False leave the policy loss.
+
+    PPO: masked GAE on rewards with the k1 penalty, whitened. GRPO and REINFORCE: one advantage per episode,
+    groups without spread dropped; their returns are 0.
+    """
+    mask_NA = experience.mask_NA
+    if config.algorithm == "ppo":
+        rewards_NA = token_rewards(experience.outcomes, experience.padded(kl_M), mask_NA, config.loss.kl_coefficient)
+        values_NA = experience.padded(values_M)
+        advantages_NA, returns_NA = gae(rewards_NA, values_NA, mask_NA, config.loss.gamma, config.loss.gae_lambda)
+        kinds = np.array([q.kind if config.loss.whiten_per_kind else "" for q in experience.questions])
+        return whiten(advantages_NA, mask_NA, kinds)[mask_NA], returns_NA[mask_NA], np.ones(mask_NA.sum(), dtype=bool)
+    groups = np.array([question.id for question in experience.questions])
+    by_episode = group_relative if config.algorithm == "grpo" else leave_one_out
+    advantages_N, keep_N = by_episode(experience.outcomes, groups)
+    spread = np.broadcast_to
+    shape = mask_NA.shape
+    advantages_M = spread(advantages_N[:, None], shape)[mask_NA]
+    return advantages_M, np.zeros_like(advantages_M), spread(keep_N[:, None], shape)[mask_NA]

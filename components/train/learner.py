@@ -1,0 +1,213 @@
+"""Holds policy, critic, reference and their optimizers, and turns a step's experience into updates.
+
+Legend: M trained tokens of a step in flat order.
+"""
+
+import random
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from components.contracts.errors import TrainingStopped
+from components.train.config import OptimizerConfig, TrainConfig
+from components.train.experience import Experience
+from components.train.losses import kl_loss, policy_loss, value_loss
+from components.train.model import Critic, frozen_copy, in_flat_order, token_logprobs
+from components.train.packing import PackedRows, pack
+from components.train.ranks import sum_over_ranks
+
+
+@dataclass(slots=True)
+class Targets:
+    """What the updates of a step aim at, all [M]."""
+
+    old_logprobs: torch.Tensor
+    old_values: torch.Tensor
+    reference_logprobs: torch.Tensor
+    advantages: torch.Tensor
+    returns: torch.Tensor
+    keep: torch.Tensor
+
+
+@dataclass(slots=True)
+class Learner:
+    """Everything that is trained; `skipped_in_a_row` counts updates dropped for non-finite numbers."""
+
+    policy: torch.nn.Module
+    config: TrainConfig
+    pad_id: int
+    critic: Critic | None = None
+    reference: torch.nn.Module | None = None
+    skipped_in_a_row: int = 0
+    rate_scale: float = 1.0
+    optimizers: dict[str, torch.optim.Optimizer] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.config.algorithm == "ppo":
+            self.critic = Critic(self.policy)
+            self.optimizers["critic"] = _adamw(self.critic, self.config.critic_optimizer)
+        if self.config.loss.kl_coefficient:
+            self.reference = frozen_copy(self.policy)
+        self.optimizers["policy"] = _adamw(self.policy, self.config.policy_optimizer)
+
+    def modules(self) -> dict[str, torch.nn.Module]:
+        """Return the trained modules by name, policy first."""
+        return {"policy": self.policy} | ({"critic": self.critic} if self.critic else {})
+
+    def rows(self, experience: Experience, chosen: list[int] | None = None) -> list[PackedRows]:
+        """Return the packed micro-batches of all episodes, or of the `chosen` ones."""
+        sequences = experience.sequences if chosen is None else [experience.sequences[i] for i in chosen]
+        device = next(self.policy.parameters()).device
+        return pack(sequences, self.config.row_tokens, self.config.micro_batch_rows, self.pad_id, device)
+
+    def score(self, experience: Experience) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return (old log-probabilities, values, reference log-probabilities), each [M], without gradients.
+
+        The engine's own log-probabilities are the old ones, which saves a forward pass; text the engine did
+        not sample (mask switched off) has none and is computed here. Values are 0 without a critic, reference
+        log-probabilities equal the old ones without a reference.
+        """
+        rows, count = self.rows(experience), experience.num_tokens
+        temperature = self.config.temperature
+        if self.config.loss.mask_retrieved_tokens:
+            old_M = torch.from_numpy(experience.sampled_logprobs_M)
+        else:
+            old_M = in_flat_order(rows, lambda r: token_logprobs(self.policy, r, temperature)[0], count)
+        values_M = in_flat_order(rows, self.critic, count) if self.critic else torch.zeros(count)
+        if self.reference is None:
+            return old_M, values_M, old_M
+        reference_M = in_flat_order(rows, lambda r: token_logprobs(self.reference, r, temperature)[0], count)
+        return old_M, values_M, reference_M
+
+    def update(self, experience: Experience, targets: Targets, step: int) -> dict[str, float]:
+        """Make the optimizer updates of `step` and return metrics averaged over trained tokens.
+
+        Raises:
+            TrainingStopped: more than `max_skipped_steps` updates in a row had a non-finite loss or gradient.
+        """
+        self._set_learning_rates(step)
+        order = list(range(len(experience.episodes)))
+        random.Random(f"{self.config.seed} {step} minibatches").shuffle(order)
+        size = -(-len(order) // self.config.minibatches)
+        starts = np.concatenate([[0], experience.mask_NA.sum(1).cumsum()])
+        totals: dict[str, float] = {}
+        for begin in range(0, len(order), size):
+            chosen = sorted(order[begin : begin + size])
+            flat = torch.from_numpy(np.concatenate([np.arange(starts[i], starts[i + 1]) for i in chosen]))
+            for name, value in self._update_minibatch(self.rows(experience, chosen), flat, targets).items():
+                totals[name] = max(totals.get(name, 0.0), value) if name.endswith("/max") else (
+                    totals.get(name, 0.0) + value
+                )  # fmt: skip
+        return _averages(totals)
+
+    def _update_minibatch(self, batches: list[PackedRows], flat: torch.Tensor, targets: Targets) -> dict[str, float]:
+        """Accumulate gradients over micro-batches; the global token count makes their split irrelevant."""
+        policy_tokens = max(1.0, sum_over_ranks(float(targets.keep[flat].sum())))
+        value_tokens = max(1.0, sum_over_ranks(float(len(flat))))
+        totals = {"tokens": float(len(flat)), "updates": 1.0}
+        for rows in batches:
+            index = flat[rows.order_M.cpu()]
+            for name, value in self._backward(rows, index, targets, policy_tokens, value_tokens).items():
+                totals[name] = max(totals.get(name, 0.0), value) if name.endswith("/max") else (
+                    totals.get(name, 0.0) + value
+                )  # fmt: skip
+        totals |= self._step_optimizers(finite=np.isfinite(totals["sum/loss/policy"]))
+        return totals
+
+    def _backward(
+        self, rows: PackedRows, index: torch.Tensor, targets: Targets, policy_tokens: float, value_tokens: float
+    ) -> dict[str, float]:
+        keep = targets.keep[index]
+        logprobs_M, entropy_M = token_logprobs(self.policy, rows, self.config.temperature)
+        device = logprobs_M.device
+        chosen = index[keep]
+        logprobs_M, entropy_M = logprobs_M[keep.to(device)], entropy_M[keep.to(device)]
+        found = policy_loss(
+            logprobs_M,
+            targets.old_logprobs[chosen].to(device),
+            targets.advantages[chosen].to(device),
+            entropy_M,
+            self.config.loss,
+        )
+        loss = found.loss
+        if self.reference is not None and self.critic is None:
+            penalty = kl_loss(logprobs_M, targets.reference_logprobs[chosen].to(device))
+            loss = loss + self.config.loss.kl_coefficient * penalty
+        if loss.requires_grad:
+            (loss / policy_tokens).backward()
+        sums = {
+            "sum/loss/policy": loss.item(),
+            "sum/clip/low_frac": found.clipped_low,
+            "sum/clip/high_frac": found.clipped_high,
+            "sum/kl/step": found.approximate_kl,
+            "sum/entropy": found.entropy,
+            "ratio/max": found.ratio_max,
+            "kept_tokens": float(keep.sum()),
+        }
+        if self.critic is not None:
+            values_M = self.critic(rows)
+            error = value_loss(
+                values_M,
+                targets.old_values[index].to(device),
+                targets.returns[index].to(device),
+                self.config.loss.value_clip,
+            )
+            (error / value_tokens).backward()
+            sums["sum/loss/value"] = error.item()
+        return sums
+
+    def _step_optimizers(self, *, finite: bool) -> dict[str, float]:
+        norms = {}
+        for name, module in self.modules().items():
+            limit = getattr(self.config, f"{name}_optimizer").max_grad_norm
+            norms[name] = float(torch.nn.utils.clip_grad_norm_(module.parameters(), limit))
+        if finite and all(np.isfinite(norm) for norm in norms.values()):
+            for optimizer in self.optimizers.values():
+                optimizer.step()
+            self.skipped_in_a_row = 0
+        else:
+            self.skipped_in_a_row += 1
+        for optimizer in self.optimizers.values():
+            optimizer.zero_grad(set_to_none=True)
+        if self.skipped_in_a_row > self.config.max_skipped_steps:
+            raise TrainingStopped(
+                f"{self.skipped_in_a_row} updates in a row had a non-finite loss or gradient; lower the learning rate"
+            )
+        return {"sum_updates/grad_norm": norms["policy"], "skipped_updates": float(self.skipped_in_a_row > 0)}
+
+    def _set_learning_rates(self, step: int) -> None:
+        for name, optimizer in self.optimizers.items():
+            config = getattr(self.config, f"{name}_optimizer")
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate_at(step, self.config.steps, config) * self.rate_scale
+
+
+def learning_rate_at(step: int, steps: int, config: OptimizerConfig) -> float:
+    """Return the rate of `step`: linear warm-up, then linear towards `final_rate_frac` at the last step."""
+    if step < config.warmup_steps:
+        return config.learning_rate * (step + 1) / config.warmup_steps
+    done = (step - config.warmup_steps) / max(1, steps - 1 - config.warmup_steps)
+    return config.learning_rate * (1 - (1 - config.final_rate_frac) * min(1.0, done))
+
+
+def _adamw(module: torch.nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
+    betas = (0.9, config.beta2)
+    parameters = module.parameters()
+    return torch.optim.AdamW(parameters, config.learning_rate, betas, weight_decay=config.weight_decay, fused=True)
+
+
+def _averages(totals: dict[str, float]) -> dict[str, float]:
+    kept, tokens = max(1.0, totals.pop("kept_tokens")), max(1.0, totals.pop("tokens"))
+    updates = max(1.0, totals.pop("updates"))
+    averaged = {}
+    for name, value in totals.items():
+        if name == "sum/loss/value":
+            averaged["loss/value"] = value / tokens
+        elif name.startswith("sum/"):
+            averaged[name.removeprefix("sum/")] = value / kept
+        elif name.startswith("sum_updates/"):
+            averaged[name.removeprefix("sum_updates/")] = value / updates
+        else:
+            averaged[name] = value
+    return averaged

@@ -1,0 +1,178 @@
+"""The train step: from a base model, an index and questions to a published checkpoint."""
+
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from components.agent.engines.torch_engine import TorchEngine
+from components.contracts.errors import ConfigError, QuestionError
+from components.contracts.manifest import Manifest
+from components.contracts.question import Question
+from components.contracts.step import Step, StepContext, StepResult
+from components.search.concurrent import ConcurrentSearch
+from components.search.open import open_searcher
+from components.storage import fetch, open_storage, publish
+from components.tracking import open_tracker
+from components.train.checkpoint import Checkpoints, TrainState
+from components.train.config import TrainConfig
+from components.train.learner import Learner
+from components.train.progress import TrainProgress
+from components.train.trainer import Trainer
+
+METRICS_NAME = "metrics.jsonl"
+
+
+def run(
+    config: TrainConfig, context: StepContext, base_model: Manifest, index: Manifest, questions: Manifest
+) -> StepResult:
+    """Teach the model to search by reinforcement learning; resumes from its newest complete checkpoint.
+
+    Raises:
+        ConfigError: the algorithm needs groups and `episodes_per_question` is 1.
+        QuestionError: there are no dev questions.
+        SearchError: too many searches failed.
+        TrainingStopped: one of the stability rules ended the training.
+    """
+    _check(config)
+    torch.set_num_threads(config.threads)
+    torch.manual_seed(config.seed)
+    inputs = {"base_model": base_model, "index": index, "questions": questions}
+    work_uri = context.work_uri(inputs)
+    checkpoints = Checkpoints(open_storage(work_uri))
+    policy, tokenizer = _load_model(fetch(base_model) / "model")
+    learner = Learner(policy, config, _pad_id(tokenizer))
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(work_uri.removeprefix("file://")) if work_uri.startswith("file://") else Path(scratch)
+        folder.mkdir(parents=True, exist_ok=True)
+        metrics_file = folder / METRICS_NAME
+        state = _resume(checkpoints, learner, metrics_file)
+        searcher = open_searcher(index)
+        with (
+            ConcurrentSearch(searcher, config.loop.top_k) as client,
+            open_tracker(f"train-{config.algorithm}", folder, {"step": "train"}, config.model_dump()) as tracker,
+            TrainProgress(config.steps, state.step) as progress,
+        ):
+            trainer = Trainer(
+                config,
+                learner,
+                TorchEngine(
+                    policy, tokenizer, num_slots=config.num_slots, max_context_tokens=config.loop.max_context_tokens
+                ),
+                tokenizer,
+                client,
+                *_read_questions(fetch(questions)),
+                checkpoints,
+                tracker,
+                metrics_file,
+                progress.announce,
+            )
+            state = trainer.run(state)
+        return _publish(config, context, inputs, trainer, state)
+
+
+def _check(config: TrainConfig) -> None:
+    if config.algorithm != "ppo" and config.episodes_per_question < 2:
+        raise ConfigError(
+            f"train.algorithm = {config.algorithm!r} compares episodes of one question, but "
+            f"train.episodes_per_question = {config.episodes_per_question}",
+            "2 or more",
+            "set train.episodes_per_question, for example to 5",
+        )
+
+
+def _load_model(folder: Path) -> tuple[Any, Any]:
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    policy = AutoModelForCausalLM.from_pretrained(
+        folder, trust_remote_code=False, use_safetensors=True, dtype=torch.float32
+    )
+    return policy, tokenizer
+
+
+def _pad_id(tokenizer: Any) -> int:
+    return tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+
+
+def _resume(checkpoints: Checkpoints, learner: Learner, metrics_file: Path) -> TrainState:
+    complete = checkpoints.complete()
+    if not complete:
+        return TrainState()
+    checkpoints.restore_metrics(complete[-1], metrics_file)
+    state = checkpoints.restore(complete[-1], learner)
+    print(f"resuming from step {state.step}", flush=True)
+    return state
+
+
+def _read_questions(folder: Path) -> tuple[dict[str, list[Question]], list[Question]]:
+    """Return (training questions by set, dev questions with the sets taking turns)."""
+    by_set: dict[str, list[Question]] = {}
+    for question in _questions_in(folder / "train.jsonl"):
+        by_set.setdefault(question.set_name, []).append(question)
+    dev_by_set: dict[str, list[Question]] = {}
+    for question in _questions_in(folder / "dev.jsonl"):
+        dev_by_set.setdefault(question.set_name, []).append(question)
+    longest = max(map(len, dev_by_set.values()), default=0)
+    dev = [group[i] for i in range(longest) for group in dev_by_set.values() if i < len(group)]
+    if not dev:
+        raise QuestionError(
+            "There are no dev questions to choose a checkpoint by", remedy="set questions.dev_questions"
+        )
+    return by_set, dev
+
+
+def _questions_in(path: Path) -> list[Question]:
+    with path.open(encoding="utf-8") as lines:
+        return [Question.model_validate_json(line) for line in lines]
+
+
+def _publish(
+    config: TrainConfig, context: StepContext, inputs: dict[str, Manifest], trainer: Trainer, state: TrainState
+) -> StepResult:
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch) / "checkpoint"
+        trainer.learner.policy.save_pretrained(folder / "model", safe_serialization=True)
+        trainer.tokenizer.save_pretrained(folder / "model")
+        shutil.copy(trainer.metrics_file, folder / METRICS_NAME)
+        (folder / "config.json").write_text(config.to_json(), encoding="utf-8")
+        manifest = publish(
+            folder,
+            storage_root=context.storage_root,
+            kind="checkpoint",
+            produced_by=context.produced_by(),
+            inputs=inputs,
+            counts={"steps": state.step, "model_tokens": state.tokens},
+            metadata={
+                "algorithm": config.algorithm,
+                "steps": state.step,
+                "rl_s": round(state.rl_s, 1),
+                "tokens": state.tokens,
+                "best_step": state.best_step,
+                "dev_em": state.best_dev_em,
+                "em_curve": state.em_curve,
+                "num_rollbacks": state.num_rollbacks,
+                "prompt": config.loop.template,
+                "seed": config.seed,
+                "loop": config.loop.model_dump(mode="json"),
+            },
+            mlflow=trainer.tracker.mlflow,
+        )
+    return StepResult(manifest, _card(config, state, manifest), _headline(state))
+
+
+def _headline(state: TrainState) -> dict[str, float]:
+    return {"dev_em": state.best_dev_em, "best_step": state.best_step, "steps": state.step, "rl_s": state.rl_s}
+
+
+def _card(config: TrainConfig, state: TrainState, manifest: Manifest) -> str:
+    inputs = "\n".join(f"| in: {name} | `{digest[:16]}` |" for name, digest in manifest.inputs.items())
+    return (
+        f"# train: {config.algorithm}\n\n| | |\n|---|---|\n{inputs}\n| out: checkpoint | `{manifest.digest[:16]}` |\n"
+        f"| dev EM | {state.em_curve[0][1]:.3f} -> {state.best_dev_em:.3f} at step {state.best_step} |\n"
+        f"| steps | {state.step} |\n| training time | {state.rl_s:.0f} s |\n| model tokens | {state.tokens:,} |\n"
+    )
+
+
+step = Step("train", TrainConfig, run)

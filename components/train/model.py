@@ -1,0 +1,73 @@
+"""Policy, critic and reference: log-probabilities, entropies and values of trained tokens in packed rows.
+
+The language-model head runs on trained positions only, in float32.
+Legend: R rows, T tokens of a row, M trained tokens, V vocabulary.
+"""
+
+import copy
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from components.train.packing import PackedRows
+
+HEAD_CHUNK_TOKENS = 4096
+"""Trained tokens whose logits exist at a time."""
+
+
+def _hidden_states(backbone: nn.Module, rows: PackedRows) -> torch.Tensor:
+    """Return the last hidden state at the position that predicts each trained token, [M, hidden]."""
+    output = backbone(
+        input_ids=rows.ids_RT,
+        attention_mask=rows.attention_mask(next(backbone.parameters()).dtype),
+        position_ids=rows.positions_RT,
+        use_cache=False,
+    )
+    return output.last_hidden_state[rows.row_M, rows.column_M]
+
+
+def token_logprobs(model, rows: PackedRows, temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return (log-probability of each trained token, entropy of its distribution), both [M], float32."""
+    hidden_MH = _hidden_states(model.base_model, rows)
+    head = model.get_output_embeddings()
+    logprobs, entropies = [], []
+    for start in range(0, len(hidden_MH), HEAD_CHUNK_TOKENS):
+        logits_MV = head(hidden_MH[start : start + HEAD_CHUNK_TOKENS]).float() / temperature
+        all_logprobs_MV = logits_MV.log_softmax(-1)
+        targets_M = rows.targets_M[start : start + HEAD_CHUNK_TOKENS]
+        logprobs.append(all_logprobs_MV.gather(-1, targets_M[:, None])[:, 0])
+        entropies.append(-(all_logprobs_MV.exp() * all_logprobs_MV).sum(-1))
+    if not logprobs:
+        return hidden_MH.new_zeros(0), hidden_MH.new_zeros(0)
+    return torch.cat(logprobs), torch.cat(entropies)
+
+
+class Critic(nn.Module):
+    """A value for every position: a copy of the policy's backbone with a scalar head that starts at zero."""
+
+    def __init__(self, policy) -> None:
+        super().__init__()
+        self.backbone = copy.deepcopy(policy.base_model)
+        self.head = nn.Linear(policy.config.get_text_config().hidden_size, 1)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, rows: PackedRows) -> torch.Tensor:
+        """Return the value before each trained token was sampled, [M], float32."""
+        return self.head(_hidden_states(self.backbone, rows)).float()[:, 0]
+
+
+def frozen_copy(policy):
+    """Return the reference model: the policy as it is now, without gradients."""
+    reference = copy.deepcopy(policy).eval()
+    return reference.requires_grad_(False)
+
+
+@torch.no_grad()
+def in_flat_order(batches: Sequence[PackedRows], compute, num_tokens: int) -> torch.Tensor:
+    """Return `compute(batch)` of every batch scattered back to the flat order of the packed sequences, [M] on CPU."""
+    flat_M = torch.zeros(num_tokens)
+    for batch in batches:
+        flat_M[batch.order_M.cpu()] = compute(batch).float().cpu()
+    return flat_M

@@ -1,0 +1,212 @@
+"""The training loop of Search-R1: collect, score, advantages, update, publish weights; one function call each."""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from components.agent.engines.protocol import Engine
+from components.agent.episode_loop import EpisodeTask
+from components.agent.prompt import Tokenizer, prompt_ids
+from components.agent.rollout import rollout
+from components.contracts.answer import exact_match
+from components.contracts.episode import Episode, StopReason
+from components.contracts.errors import SearchError, TrainingStopped
+from components.contracts.question import Question
+from components.search.protocol import SearchClient
+from components.tracking.tracker import Tracker
+from components.train.alarms import collapse_reason, observe_dev, observe_rollouts
+from components.train.checkpoint import Checkpoints, TrainState
+from components.train.config import TrainConfig
+from components.train.experience import Experience, advantages_and_returns, gather_experience
+from components.train.learner import Learner, Targets
+from components.train.prompts import episode_seed, questions_of_step
+from components.train.rewards import rewards
+
+
+@dataclass(slots=True)
+class Trainer:
+    """Everything a training run holds together; `run` is the whole story."""
+
+    config: TrainConfig
+    learner: Learner
+    engine: Engine
+    tokenizer: Tokenizer
+    client: SearchClient
+    train_questions: dict[str, list[Question]]
+    dev_questions: Sequence[Question]
+    checkpoints: Checkpoints
+    tracker: Tracker
+    metrics_file: Path
+    announce: Callable[[TrainState, dict[str, float]], None]
+
+    def run(self, state: TrainState) -> TrainState:
+        """Train from `state` to the last step and leave the learner at the best checkpoint of the dev split.
+
+        Raises:
+            TrainingStopped: too many returns to the best weights, or too many non-finite updates.
+            SearchError: too many searches of a step failed.
+        """
+        if state.step == 0 and not state.em_curve:
+            self._log_and_save(state, self._evaluate(state), save=True)
+        while state.step < self.config.steps:
+            started_s = time.monotonic()
+            metrics = self.train_step(state)
+            state.step += 1
+            last = state.step == self.config.steps
+            evaluated = last or state.step % self.config.dev.every_steps == 0
+            if evaluated:
+                metrics |= self._evaluate(state)
+            state.rl_s += time.monotonic() - started_s
+            self._log_and_save(state, metrics, save=evaluated or state.step % self.config.save_every_steps == 0)
+            self.announce(state, metrics)
+            if reason := collapse_reason(state):
+                state = self._return_to_best(state, reason)
+        self.checkpoints.restore(f"step_{state.best_step:06d}", self.learner)
+        self.engine.reset_cache()
+        return state
+
+    def train_step(self, state: TrainState) -> dict[str, float]:
+        """Make one step and return its metrics (docs/metrics.md)."""
+        clock = _Clock()
+        questions, episodes = self.collect(state.step)
+        clock.lap("rollout")
+        outcomes = rewards(episodes, questions, self.config.reward)
+        experience = self._usable(episodes, questions, outcomes)
+        targets, scoring = self.advantages(experience)
+        clock.lap("score")
+        learning = self.learner.update(experience, targets, state.step)
+        self.engine.reset_cache()
+        clock.lap("update")
+        observed = _rollout_metrics(episodes, outcomes, questions)
+        observe_rollouts(state, observed["valid_action_frac"], self.config.dev)
+        state.tokens += experience.num_tokens
+        seconds = sum(clock.laps.values())
+        throughput = {"perf/tokens_per_s": sum(len(e.token_ids) for e in episodes) / seconds}
+        return observed | scoring | learning | clock.laps | throughput
+
+    def collect(self, step: int) -> tuple[list[Question], list[Episode]]:
+        """Return the questions of `step` and an episode for each, sampled with the current weights."""
+        questions = questions_of_step(self.train_questions, self.config, step)
+        tasks = [
+            EpisodeTask(
+                question.id,
+                prompt_ids(question.question, self.config.loop, self.tokenizer),
+                episode_seed(self.config.seed, step, index),
+                self.config.temperature,
+            )
+            for index, question in enumerate(questions)
+        ]
+        return questions, rollout(self.engine, self.client, tasks, self.config.loop, self.tokenizer)
+
+    def advantages(self, experience: Experience) -> tuple[Targets, dict[str, float]]:
+        """Return what the updates aim at, and the drift of the policy from its reference."""
+        old_M, values_M, reference_M = self.learner.score(experience)
+        kl_M = (old_M - reference_M).double().numpy()
+        advantages_M, returns_M, keep_M = advantages_and_returns(
+            experience, values_M.double().numpy(), kl_M, self.config
+        )
+        as_tensor = [torch.from_numpy(np.ascontiguousarray(x)).float() for x in (advantages_M, returns_M)]
+        targets = Targets(old_M, values_M, reference_M, *as_tensor, torch.from_numpy(keep_M))
+        metrics = {"value/mean": float(values_M.mean()), "advantage/abs_mean": float(np.abs(advantages_M).mean())}
+        metrics["mask/frac_policy_tokens"] = experience.num_tokens / sum(len(s.token_ids) for s in experience.sequences)
+        metrics["group/frac_kept_tokens"] = float(keep_M.mean())
+        if self.learner.reference is not None:
+            metrics["kl/ref"] = float(kl_M.mean())
+        return targets, metrics
+
+    def evaluate_dev(self) -> tuple[float, dict[str, float]]:
+        """Return greedy EM on the dev questions, over all and by kind; the test sets are never seen here."""
+        questions = list(self.dev_questions)[: self.config.dev.max_questions]
+        tasks = [EpisodeTask(q.id, prompt_ids(q.question, self.config.loop, self.tokenizer), 0, 0.0) for q in questions]
+        episodes = rollout(self.engine, self.client, tasks, self.config.loop, self.tokenizer)
+        self.engine.reset_cache()
+        hits = [exact_match(e.answer or "", q.golden_answers) for e, q in zip(episodes, questions, strict=True)]
+        kinds = sorted({q.kind for q in questions})
+        by_kind = {
+            f"em/dev/{kind}": float(np.mean([h for h, q in zip(hits, questions, strict=True) if q.kind == kind]))
+            for kind in kinds
+        }
+        return float(np.mean(hits)), by_kind
+
+    def _evaluate(self, state: TrainState) -> dict[str, float]:
+        started_s = time.monotonic()
+        dev_em, by_kind = self.evaluate_dev()
+        observe_dev(state, dev_em, self.config.dev)
+        return {"em/dev": dev_em, "time/dev_s": time.monotonic() - started_s} | by_kind
+
+    def _log_and_save(self, state: TrainState, metrics: dict[str, float], *, save: bool) -> None:
+        self.tracker.log(state.step, metrics)
+        if save:
+            self.checkpoints.save(self.learner, state, self.metrics_file)
+
+    def _usable(self, episodes: list[Episode], questions: list[Question], outcomes: list[float]) -> Experience:
+        """Return the experience without episodes whose search failed.
+
+        Raises:
+            SearchError: the share of failed searches exceeds `max_search_failure_frac`.
+        """
+        usable = [i for i, e in enumerate(episodes) if e.stop_reason is not StopReason.SEARCH_FAILED]
+        num_searches = max(1, sum(episode.num_searches for episode in episodes))
+        failed = len(episodes) - len(usable)
+        if failed / num_searches > self.config.max_search_failure_frac or not usable:
+            example = next(e.searches[-1].error for e in episodes if e.stop_reason is StopReason.SEARCH_FAILED)
+            raise SearchError(f"{failed} of {num_searches} searches of a training step failed, for example: {example}")
+        return gather_experience(
+            [episodes[i] for i in usable],
+            [questions[i] for i in usable],
+            [outcomes[i] for i in usable],
+            mask_retrieved=self.config.loss.mask_retrieved_tokens,
+        )
+
+    def _return_to_best(self, state: TrainState, reason: str) -> TrainState:
+        if state.num_rollbacks >= self.config.dev.max_rollbacks:
+            raise TrainingStopped(f"Collapse after {state.num_rollbacks} returns to the best weights: {reason}")
+        self.checkpoints.restore(f"step_{state.best_step:06d}", self.learner)
+        state.num_rollbacks += 1
+        state.rate_scale *= 0.5
+        self.learner.rate_scale = state.rate_scale
+        state.drops_in_a_row = state.invalid_in_a_row = 0
+        self.engine.reset_cache()
+        print(f"collapse at step {state.step}: {reason}; back to the weights of step {state.best_step}", flush=True)
+        self.checkpoints.save(self.learner, state, self.metrics_file)
+        return state
+
+
+class _Clock:
+    def __init__(self) -> None:
+        self.laps: dict[str, float] = {}
+        self._last_s = time.monotonic()
+
+    def lap(self, name: str) -> None:
+        now_s = time.monotonic()
+        self.laps[f"time/{name}_s"] = now_s - self._last_s
+        self._last_s = now_s
+
+
+def _rollout_metrics(
+    episodes: Sequence[Episode], outcomes: Sequence[float], questions: Sequence[Question]
+) -> dict[str, float]:
+    searches = np.array([episode.num_searches for episode in episodes])
+    tokens = np.array([episode.num_model_tokens for episode in episodes])
+    reward = np.array(outcomes)
+    metrics = {
+        "reward/mean": float(reward.mean()),
+        "rollout/num_searches/mean": float(searches.mean()),
+        "rollout/frac_no_search": float((searches == 0).mean()),
+        "rollout/frac_correct_without_search": float(((searches == 0) & (reward > 0)).mean()),
+        "response/tokens/mean": float(tokens.mean()),
+        "context/tokens/max": float(max(len(episode.token_ids) for episode in episodes)),
+        "valid_action_frac": float(np.mean([episode.valid_action_frac for episode in episodes])),
+    }
+    for kind in sorted({question.kind for question in questions}):
+        chosen = np.array([question.kind == kind for question in questions])
+        metrics[f"reward/mean/{kind}"] = float(reward[chosen].mean())
+        metrics[f"rollout/num_searches/mean/{kind}"] = float(searches[chosen].mean())
+    for reason, count in Counter(episode.stop_reason for episode in episodes).items():
+        metrics[f"stop/{reason}"] = count / len(episodes)
+    return metrics
