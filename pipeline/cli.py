@@ -152,7 +152,8 @@ def _show_result(
     version = f"{registry['name']} version {registry['version']}" if registry["version"] else registry["name"]
     alias = f" (@{registry['alias']})" if registry["alias"] else ""
     print(f"\n{score_table(summary['em'])}\n\n{task_table(records, summary['timings_s'])}")
-    print(f"\nAll of it took {wall_s:.0f} s. Registry: {version}{alias}: {registry['decision']}")
+    print(f"\nAll of it took {wall_s:.0f} s.")
+    print(f"Registry {version}{alias}: {'; '.join((registry['decision'], *registry['reasons']))}")
     print(f"Report   {folder.results / 'report.html'}")
     print(f"Summary  {folder.results / 'summary.json'} (also {latest})")
     print(f"Log      {folder.log}")

@@ -211,6 +211,8 @@ def _worker_environment(scratch: str, error_file: Path) -> dict[str, str]:
     return {
         "PYTHONUNBUFFERED": "1",
         "PYTHONUTF8": "1",
+        # Steps print progress of their own; a library's bar would fill the log with its frames.
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
         "TMPDIR": scratch,
         "SEARCHR1_ERROR_FILE": str(error_file),
     }

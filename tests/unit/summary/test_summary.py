@@ -24,7 +24,13 @@ TRAINED = {
     "em_curve": [[0, 0.1], [20, 0.7]],
     "prompt": "plain",
 }
-REGISTERED = {"name": "search-r1", "version": "3", "alias": "champion", "decision": "promoted", "extra": 1}
+REGISTERED = {
+    "name": "search-r1",
+    "version": "3",
+    "alias": "champion",
+    "decision": "promoted",
+    "reasons": ["it is better"],
+}
 INPUTS = {
     "corpus": "corpus",
     "index": "index",
@@ -83,7 +89,7 @@ def test_summary_and_report_land_below_the_run_id(world):
     assert summary.seeds == {"train": 1}
     assert summary.em["search_r1"]["nq"].ci95 == (0.2, 0.8)
     assert summary.train.em_curve == [(0, 0.1), (20, 0.7)]
-    assert summary.registry.model_dump() == {k: v for k, v in REGISTERED.items() if k != "extra"}
+    assert summary.registry.model_dump(mode="json") == REGISTERED
     assert summary.versions["git_commit"] == "abc123"
     assert summary.report == f"file://{results}/report.html"
     assert result.metrics == {"em_search_r1": 0.5, "em_base": 0.5, "em_direct": 0.5}
