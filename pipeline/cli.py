@@ -46,6 +46,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--seed", type=int, default=parameters.SEED.default, help=parameters.SEED.help)
     run.add_argument("--corpus-uri", default=parameters.CORPUS_URI.default, help=parameters.CORPUS_URI.help)
     run.add_argument("--questions-uri", default=parameters.QUESTIONS_URI.default, help=parameters.QUESTIONS_URI.help)
+    run.add_argument("--base-model", default=parameters.BASE_MODEL.default, help=parameters.BASE_MODEL.help)
     run.add_argument("--model-name", default=parameters.MODEL_NAME.default, help=parameters.MODEL_NAME.help)
     run.add_argument(
         "--runs-dir", type=Path, default=Path("runs"), help="folder of results, data and logs (%(default)s)"
@@ -74,6 +75,7 @@ def _run(given: argparse.Namespace) -> None:
         "preset": given.preset,
         "corpus_uri": given.corpus_uri,
         "questions_uri": given.questions_uri,
+        "base_model": given.base_model,
         "model_name": given.model_name,
         "seed": given.seed,
         "storage_root": f"file://{root}",

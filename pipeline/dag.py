@@ -36,9 +36,10 @@ def search_r1(
     p01_preset: str = parameters.PRESET.default,
     p02_corpus_uri: str = parameters.CORPUS_URI.default,
     p03_questions_uri: str = parameters.QUESTIONS_URI.default,
-    p04_model_name: str = parameters.MODEL_NAME.default,
-    p05_seed: int = parameters.SEED.default,
-    p06_storage_root: str = parameters.STORAGE_ROOT.default,
+    p04_base_model: str = parameters.BASE_MODEL.default,
+    p05_model_name: str = parameters.MODEL_NAME.default,
+    p06_seed: int = parameters.SEED.default,
+    p07_storage_root: str = parameters.STORAGE_ROOT.default,
     p90_overrides: str = parameters.OVERRIDES.default,
 ):
     """Resolve the settings once, then let every step talk through manifests."""
@@ -47,9 +48,10 @@ def search_r1(
             preset=p01_preset,
             corpus_uri=p02_corpus_uri,
             questions_uri=p03_questions_uri,
-            model_name=p04_model_name,
-            seed=p05_seed,
-            storage_root=p06_storage_root,
+            base_model=p04_base_model,
+            model_name=p05_model_name,
+            seed=p06_seed,
+            storage_root=p07_storage_root,
             overrides=p90_overrides,
         )
     ).outputs

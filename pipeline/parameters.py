@@ -48,10 +48,15 @@ QUESTIONS_URI = Parameter(
     "",
     "Folder of question files in the FlashRAG layout (same kinds of address). Empty: the preset's.",
 )
-MODEL_NAME = Parameter("p04_model_name", "", "Name of the registered model in MLflow. Empty: the preset's.")
-SEED = Parameter("p05_seed", 1, "Seed of every step that draws random numbers.", minimum=0, maximum=2**31 - 1)
+BASE_MODEL = Parameter(
+    "p04_base_model",
+    "",
+    "Model that training starts from: hf://owner/name[@revision], a folder, bundled://small-world. Empty: the preset's.",
+)
+MODEL_NAME = Parameter("p05_model_name", "", "Name of the registered model in MLflow. Empty: the preset's.")
+SEED = Parameter("p06_seed", 1, "Seed of every step that draws random numbers.", minimum=0, maximum=2**31 - 1)
 STORAGE_ROOT = Parameter(
-    "p06_storage_root",
+    "p07_storage_root",
     "s3://searchr1",
     "Where data and results live: s3://bucket/prefix, or file:///folder on one machine.",
 )
@@ -61,5 +66,14 @@ OVERRIDES = Parameter(
     "Anything else: step.key=value, separated by commas, for example train.steps=50, index.threads=4.",
 )
 
-PARAMETERS: tuple[Parameter, ...] = (PRESET, CORPUS_URI, QUESTIONS_URI, MODEL_NAME, SEED, STORAGE_ROOT, OVERRIDES)
+PARAMETERS: tuple[Parameter, ...] = (
+    PRESET,
+    CORPUS_URI,
+    QUESTIONS_URI,
+    BASE_MODEL,
+    MODEL_NAME,
+    SEED,
+    STORAGE_ROOT,
+    OVERRIDES,
+)
 """In the order of the form."""

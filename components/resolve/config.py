@@ -14,6 +14,8 @@ class ResolveConfig(StepConfig):
     """Corpus to search; sets `corpus.uri`."""
     questions_uri: str = ""
     """Folder of question files; sets `questions.uri`."""
+    base_model: str = ""
+    """Model that training starts from; sets `base_model.source`."""
     model_name: str = Field(default="", pattern=r"^([A-Za-z0-9][A-Za-z0-9 ._-]*)?$")
     """Name of the registered model; sets `register.model_name`."""
     seed: int = Field(default=1, ge=0, le=2**31 - 1)

@@ -11,7 +11,12 @@ from components.resolve.config import ResolveConfig
 from components.resolve.presets import load_preset
 from components.resolve.tasks import Task
 
-FIELDS = {"corpus_uri": "corpus.uri", "questions_uri": "questions.uri", "model_name": "register.model_name"}
+FIELDS = {
+    "corpus_uri": "corpus.uri",
+    "questions_uri": "questions.uri",
+    "base_model": "base_model.source",
+    "model_name": "register.model_name",
+}
 """Run parameter -> the setting it stands for."""
 
 
