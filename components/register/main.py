@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from components.contracts.errors import ManifestError, MissingError, TrackingError
+from components.contracts.errors import ManifestError, TrackingError, UserError
 from components.contracts.manifest import Manifest
 from components.contracts.step import Step, StepContext, StepResult
 from components.register.answers import read_answers
@@ -40,7 +40,7 @@ def run(
     registry = Registry.open(config.model_name)
     _check_inputs(checkpoint, evaluation, index)
     scores = read_scores(evaluation)
-    challenger = Candidate("", read_answers(evaluation), index.digest, json.loads(loop_of(checkpoint).to_json()))
+    challenger = Candidate("", read_answers(evaluation), index.digest, loop_of(checkpoint).model_dump(mode="json"))
     tags = version_tags(checkpoint, evaluation, index, loop_of(checkpoint), challenger.mean_em)
     description = version_card(config.model_name, checkpoint, index, scores)
     version, is_judged = _version_of(registry, checkpoint, index, tags, description)
@@ -120,7 +120,7 @@ def _verdict(registry: Registry, challenger: Candidate, champion: str, config: R
         return Verdict("promoted", ("it is champion already",))
     try:
         return judge(challenger, candidate_from_tags(champion, registry.version(champion).tags), config)
-    except (MissingError, ManifestError) as error:
+    except UserError as error:
         return Verdict("not_comparable", (f"champion is version {champion}; {error.given}",))
 
 

@@ -45,6 +45,7 @@ def candidate_from_tags(version: str, tags: dict[str, str]) -> Candidate:
 
     Raises:
         ManifestError: a tag is missing, or the evaluation is damaged.
+        ConfigError: its search loop has settings that no longer exist.
         MissingError: the evaluation is no longer stored.
         StorageError: the storage refuses.
     """
@@ -56,4 +57,6 @@ def candidate_from_tags(version: str, tags: dict[str, str]) -> Candidate:
         evaluation = Manifest.from_json(open_storage(uri).get_bytes("manifest.json").decode(), uri)
     except MissingError as error:
         raise MissingError(f"the evaluation of version {version} at {uri} is no longer stored") from error
-    return Candidate(version, read_answers(evaluation), tags[_INDEX_TAG], json.loads(tags[_LOOP_TAG]))
+    # A setting that is newer than the version has its default there.
+    loop = LoopConfig.parse(json.loads(tags[_LOOP_TAG]), where=_LOOP_TAG)
+    return Candidate(version, read_answers(evaluation), tags[_INDEX_TAG], loop.model_dump(mode="json"))

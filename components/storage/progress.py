@@ -3,6 +3,7 @@
 import sys
 import threading
 import time
+from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
@@ -15,9 +16,10 @@ _LINE_EVERY_S = 10.0
 class ByteProgress:
     """Counts bytes of one named job; `advance` may be called from several threads."""
 
-    def __init__(self, label: str, total_bytes: int) -> None:
+    def __init__(self, label: str, total_bytes: int, clock_s: Callable[[], float] = time.monotonic) -> None:
         self._label, self._total_bytes, self._done_bytes = label, max(total_bytes, 1), 0
-        self._started_s = self._last_line_s = time.monotonic()
+        self._clock_s = clock_s
+        self._started_s = self._last_line_s = clock_s()
         self._lock = threading.Lock()
         self._bar = tqdm(
             total=total_bytes, desc=label, unit="B", unit_scale=True, delay=_SILENT_S, disable=not sys.stderr.isatty()
@@ -36,7 +38,7 @@ class ByteProgress:
         with self._lock:
             self._done_bytes += num_bytes
             self._bar.update(num_bytes)
-            now_s = time.monotonic()
+            now_s = self._clock_s()
             if self._bar.disable and now_s - self._last_line_s >= _LINE_EVERY_S:
                 self._last_line_s = now_s
                 done = self._done_bytes / self._total_bytes

@@ -154,6 +154,22 @@ def test_a_champion_registered_by_other_means_is_not_compared(shelf) -> None:
 
 
 @pytest.mark.parametrize(
+    ("loop", "decision", "says"),
+    [
+        pytest.param('{"max_searches": 3}', "promoted", "20 questions won", id="older than a setting"),
+        pytest.param('{"max_searches": 5}', "not_comparable", "max_searches = 3 against 5", id="other value"),
+        pytest.param('{"gone": 5}', "not_comparable", "Unknown key 'loop.config.gone'", id="setting that is gone"),
+    ],
+)
+def test_the_champions_loop_is_read_with_todays_defaults(shelf, loop: str, decision: str, says: str) -> None:
+    shelf.registered("one", {"nq": GOOD})
+    shelf.client.set_model_version_tag(shelf.name, "1", "loop.config", loop)
+    registration = shelf.registered("two", {"nq": BETTER})
+    assert registration["decision"] == decision
+    assert says in registration["reasons"][0]
+
+
+@pytest.mark.parametrize(
     ("aliases", "decision"),
     [
         pytest.param({}, "promoted", id="killed before the alias moved"),

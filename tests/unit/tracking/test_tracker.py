@@ -84,14 +84,18 @@ def test_a_deleted_run_is_not_resumed(server, tmp_path: Path) -> None:
     assert open_tracker("train", tmp_path).run_id != first.run_id
 
 
-def test_children_are_found_again_by_name(server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_children_are_found_again_by_name_and_parameters(
+    server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     parent = parent_of(server)
     monkeypatch.setenv("SEARCHR1_MLFLOW_PARENT_RUN_ID", parent)
-    train = open_tracker("train", tmp_path / "pod-1")
-    evaluate = open_tracker("evaluate", tmp_path / "pod-2")
-    retried = open_tracker("train", tmp_path / "pod-3")
-    assert train.run_id == retried.run_id != evaluate.run_id
-    for tracker in (train, evaluate):
+    train = open_tracker("train", tmp_path / "pod-1", params={"search": True})
+    without = open_tracker("train", tmp_path / "pod-2", params={"search": False})
+    evaluate = open_tracker("evaluate", tmp_path / "pod-3", params={"search": True})
+    retried = open_tracker("train", tmp_path / "pod-4", params={"search": True})
+    assert train.run_id == retried.run_id
+    assert len({train.run_id, without.run_id, evaluate.run_id}) == 3
+    for tracker in (train, without, evaluate):
         run = server.get_run(tracker.run_id)
         assert run.data.tags["mlflow.parentRunId"] == parent
         assert run.info.experiment_id == server.get_run(parent).info.experiment_id
