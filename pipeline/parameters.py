@@ -51,7 +51,8 @@ QUESTIONS_URI = Parameter(
 BASE_MODEL = Parameter(
     "p04_base_model",
     "",
-    "Model that training starts from: hf://owner/name[@revision], a folder, bundled://small-world. Empty: the preset's.",
+    "Model that training starts from: hf://owner/name[@revision], a folder, bundled://small-world. "
+    "Empty: the preset's.",
 )
 MODEL_NAME = Parameter("p05_model_name", "", "Name of the registered model in MLflow. Empty: the preset's.")
 SEED = Parameter("p06_seed", 1, "Seed of every step that draws random numbers.", minimum=0, maximum=2**31 - 1)
