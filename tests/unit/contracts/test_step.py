@@ -38,7 +38,7 @@ def fail_with(error: Exception):
 
 
 def settings(**config: object) -> str:
-    return json.dumps({"storage_root": "file:///root", "code_sha256": "c" * 64, "config": config})
+    return json.dumps({"storage_root": "file:///data", "code_sha256": "c" * 64, "config": config})
 
 
 def files(folder: Path) -> dict[str, str]:
@@ -121,13 +121,13 @@ def test_command_line_refuses_with_exit_code_2(arguments: list[str], capsys: pyt
 
 
 def test_work_key_follows_config_code_and_inputs() -> None:
-    context = StepContext("count", "file:///root/", "code", "config")
+    context = StepContext("count", "file:///data/", "code", "config")
     key = context.work_key({"corpus": INPUT})
-    assert context.work_uri({"corpus": INPUT}) == f"file:///root/work/count/{key}"
+    assert context.work_uri({"corpus": INPUT}) == f"file:///data/work/count/{key}"
     others = [
         StepContext("count", "s3://elsewhere", "code", "config").work_key({"corpus": INPUT}),
-        StepContext("count", "file:///root", "other", "config").work_key({"corpus": INPUT}),
-        StepContext("count", "file:///root", "code", "other").work_key({"corpus": INPUT}),
+        StepContext("count", "file:///data", "other", "config").work_key({"corpus": INPUT}),
+        StepContext("count", "file:///data", "code", "other").work_key({"corpus": INPUT}),
         context.work_key({"corpus": INPUT.model_copy(update={"digest": "d2"})}),
     ]
     assert [other == key for other in others] == [True, False, False, False]
