@@ -50,7 +50,7 @@ class Checkpoints:
 
     def complete(self) -> list[str]:
         """Return the names of complete checkpoints, oldest first."""
-        found = (_NAME.match(info.key) for info in self._storage.list("step_"))
+        found = (_NAME.match(info.key) for info in self._storage.list())
         return sorted(match.group(1) for match in found if match)
 
     def save(self, learner: Learner, state: TrainState, metrics_file: Path) -> None:
@@ -64,6 +64,8 @@ class Checkpoints:
                 save_file(_optimizer_tensors(optimizer), folder / f"{part}_optimizer.safetensors")
             (folder / "state.json").write_text(json.dumps(asdict(state)), encoding="utf-8")
             files = [*folder.iterdir(), *([metrics_file] if metrics_file.exists() else [])]
+            # A return to the best weights writes the newest checkpoint again: half of each must not look complete.
+            self._storage.delete(f"{name}/{COMPLETE}")
             for file in sorted(files):
                 self._storage.put_file(file, f"{name}/{file.name}")
         self._storage.put_bytes(b"", f"{name}/{COMPLETE}")

@@ -1,0 +1,93 @@
+"""Tiny random models and invented episodes: the trainer knows no text, only ids, masks and rewards."""
+
+import random
+from collections.abc import Callable
+
+import pytest
+import torch
+from transformers import Qwen2Config, Qwen2ForCausalLM
+
+from components.contracts.episode import Action, Episode, SearchRecord, StopReason, Turn
+from components.contracts.question import Question
+from components.train.config import TrainConfig
+from components.train.experience import Experience, gather_experience
+from components.train.learner import Learner
+
+VOCABULARY = 23
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def tiny_policy(seed: int = 0) -> Qwen2ForCausalLM:
+    torch.manual_seed(seed)
+    shape = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2, "max_position_embeddings": 128}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 1}
+    config = Qwen2Config(vocab_size=VOCABULARY, initializer_range=0.2, tie_word_embeddings=True, **shape, **heads)
+    return Qwen2ForCausalLM(config).eval()
+
+
+def invented_episode(rng: random.Random, question_id: str, lengths: tuple[int, ...] = ()) -> Episode:
+    """Turns of random lengths with random retrieved text between them; `lengths` fixes the turns."""
+    episode = Episode(question_id, [rng.randrange(VOCABULARY) for _ in range(rng.randint(2, 5))], 0)
+    episode.prompt_length_tokens = len(episode.token_ids)
+    turns = lengths or tuple(rng.randint(1, 4) for _ in range(rng.randint(1, 3)))
+    for number, length in enumerate(turns):
+        start = len(episode.token_ids)
+        add(episode, rng, length, sampled=True)
+        last = number == len(turns) - 1
+        episode.turns.append(Turn(start, start + length, Action.ANSWER if last else Action.SEARCH, "x"))
+        if not last:
+            episode.searches.append(SearchRecord("x", [], 0.0))
+            add(episode, rng, rng.randint(1, 6), sampled=False)
+    episode.stop_reason = StopReason.ANSWERED
+    return episode
+
+
+def add(episode: Episode, rng: random.Random, count: int, *, sampled: bool) -> None:
+    episode.token_ids += [rng.randrange(VOCABULARY) for _ in range(count)]
+    episode.is_model_token += [sampled] * count
+    episode.logprobs += [-rng.random() if sampled else 0.0 for _ in range(count)]
+
+
+def invented_experience(count: int = 7, seed: int = 0, group: int = 1, *, mask: bool = True) -> Experience:
+    """`count` episodes in groups of `group`, rewards drawn from 0 and 1, two kinds of questions."""
+    rng = random.Random(seed)
+    questions = [
+        Question(id=f"q{i // group}", set_name=("nq", "hotpotqa")[i // group % 2], question="x?", golden_answers=("x",))
+        for i in range(count)
+    ]
+    episodes = [invented_episode(rng, question.id) for question in questions]
+    return gather_experience(episodes, questions, [float(rng.random() < 0.5) for _ in episodes], mask_retrieved=mask)
+
+
+def small_config(**values) -> TrainConfig:
+    base = {"minibatches": 1, "row_tokens": 32, "micro_batch_rows": 2, "questions_per_step": 4, "threads": 1}
+    return TrainConfig.parse(base | values)
+
+
+@pytest.fixture
+def policy() -> Qwen2ForCausalLM:
+    return tiny_policy()
+
+
+@pytest.fixture
+def make_policy() -> Callable[[int], Qwen2ForCausalLM]:
+    return tiny_policy
+
+
+@pytest.fixture
+def make_experience() -> Callable[..., Experience]:
+    return invented_experience
+
+
+@pytest.fixture
+def make_config() -> Callable[..., TrainConfig]:
+    return small_config
+
+
+@pytest.fixture
+def make_learner() -> Callable[..., Learner]:
+    return lambda seed=0, **values: Learner(tiny_policy(seed), small_config(**values), pad_id=0)

@@ -1,0 +1,146 @@
+"""A resumed run must find exactly what was saved, and never what was saved halfway."""
+
+import pytest
+import torch
+
+from components.contracts.errors import StorageError
+from components.storage import open_storage
+from components.train.checkpoint import Checkpoints, TrainState
+
+
+@pytest.fixture
+def storage(tmp_path):
+    return open_storage(f"file://{tmp_path}/work")
+
+
+@pytest.fixture
+def checkpoints(storage):
+    return Checkpoints(storage)
+
+
+@pytest.fixture
+def metrics_file(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 0}\n')
+    return path
+
+
+class StorageThatDies:
+    """Passes everything on until it was asked to store its `last_file`-th file."""
+
+    def __init__(self, storage, last_file):
+        self.storage, self.left = storage, last_file
+
+    def __getattr__(self, name):
+        return getattr(self.storage, name)
+
+    def put_file(self, local, key):
+        if not self.left:
+            raise StorageError("killed")
+        self.left -= 1
+        self.storage.put_file(local, key)
+
+
+def trained(make_learner, make_experience, seed, updates=2):
+    learner = make_learner(seed)
+    for step in range(updates):
+        train_once(learner, make_experience(seed=step), step)
+    return learner
+
+
+def train_once(learner, experience, step):
+    from components.train.experience import advantages_and_returns
+    from components.train.learner import Targets
+
+    old_M, values_M, reference_M = learner.score(experience)
+    kl_M = (old_M - reference_M).double().numpy()
+    found = advantages_and_returns(experience, values_M.double().numpy(), kl_M, learner.config)
+    advantages_M, returns_M, keep_M = (torch.from_numpy(array) for array in found)
+    learner.update(
+        experience, Targets(old_M, values_M, reference_M, advantages_M.float(), returns_M.float(), keep_M), step
+    )
+
+
+def bits(learner):
+    tensors = [tensor for module in learner.modules().values() for tensor in module.state_dict().values()]
+    moments = [
+        value
+        for optimizer in learner.optimizers.values()
+        for _, entry in sorted(optimizer.state_dict()["state"].items())
+        for _, value in sorted(entry.items())
+    ]
+    return tensors + moments
+
+
+def test_restored_learner_has_the_same_bits_and_goes_on_the_same_way(
+    checkpoints, metrics_file, make_learner, make_experience
+):
+    learner = trained(make_learner, make_experience, seed=0)
+    state = TrainState(step=2, best_step=0, best_dev_em=0.25, em_curve=[[0, 0.25]], rate_scale=0.5, rl_s=1.5, tokens=9)
+    checkpoints.save(learner, state, metrics_file)
+    other = trained(make_learner, make_experience, seed=1, updates=3)
+    assert not all(torch.equal(a, b) for a, b in zip(bits(learner), bits(other), strict=True))
+    assert checkpoints.restore("step_000002", other) == state
+    assert other.rate_scale == learner.rate_scale * 0.5
+    assert all(torch.equal(a, b) for a, b in zip(bits(learner), bits(other), strict=True))
+    learner.rate_scale = other.rate_scale
+    # The reference is the base model of the run and no part of a checkpoint.
+    other.reference = learner.reference
+    for each in (learner, other):
+        train_once(each, make_experience(seed=5), 2)
+    assert all(torch.equal(a, b) for a, b in zip(bits(learner), bits(other), strict=True))
+
+
+def test_complete_checkpoints_are_found_oldest_first(checkpoints, metrics_file, make_learner):
+    assert checkpoints.complete() == []
+    learner = make_learner()
+    for step in (9, 10):
+        checkpoints.save(learner, TrainState(step=step), metrics_file)
+    assert checkpoints.complete() == ["step_000009", "step_000010"]
+
+
+@pytest.mark.parametrize("files_stored", [0, 1, 3, 5])
+def test_checkpoint_killed_while_it_was_written_does_not_exist(
+    storage, checkpoints, metrics_file, make_learner, files_stored
+):
+    learner = make_learner()
+    checkpoints.save(learner, TrainState(step=1), metrics_file)
+    with pytest.raises(StorageError):
+        Checkpoints(StorageThatDies(storage, files_stored)).save(learner, TrainState(step=2), metrics_file)
+    assert checkpoints.complete() == ["step_000001"]
+
+
+def test_checkpoint_killed_while_it_was_overwritten_does_not_exist(storage, checkpoints, metrics_file, make_learner):
+    for step in (1, 2):
+        checkpoints.save(make_learner(0), TrainState(step=step), metrics_file)
+    with pytest.raises(StorageError):
+        Checkpoints(StorageThatDies(storage, 2)).save(make_learner(1), TrainState(step=2), metrics_file)
+    assert checkpoints.complete() == ["step_000001"]
+
+
+def test_pruning_keeps_the_newest_two_and_the_best(storage, checkpoints, metrics_file, make_learner):
+    learner = make_learner()
+    for step in range(6):
+        checkpoints.save(learner, TrainState(step=step, best_step=min(step, 2)), metrics_file)
+    assert checkpoints.complete() == ["step_000002", "step_000004", "step_000005"]
+    assert {info.key.split("/")[0] for info in storage.list()} == {"step_000002", "step_000004", "step_000005"}
+
+
+def test_metrics_come_back_only_where_the_machine_has_none(checkpoints, metrics_file, tmp_path, make_learner):
+    checkpoints.save(make_learner(), TrainState(step=1), metrics_file)
+    fresh = tmp_path / "other machine" / "metrics.jsonl"
+    checkpoints.restore_metrics("step_000001", fresh)
+    assert fresh.read_text() == metrics_file.read_text()
+    metrics_file.write_text("newer")
+    checkpoints.restore_metrics("step_000001", metrics_file)
+    assert metrics_file.read_text() == "newer"
+
+
+def test_nothing_is_pickled(storage, checkpoints, metrics_file, make_learner):
+    checkpoints.save(make_learner(), TrainState(step=1), metrics_file)
+    assert {info.key.rsplit(".", 1)[-1] for info in storage.list()} == {
+        "safetensors",
+        "json",
+        "jsonl",
+        "step_000001/_COMPLETE",
+    }
