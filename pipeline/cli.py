@@ -51,6 +51,9 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument(
         "--runs-dir", type=Path, default=Path("runs"), help="folder of results, data and logs (%(default)s)"
     )
+    run.add_argument(
+        "--storage-root", default="", help="file:///folder or s3://bucket/prefix instead of the runs folder"
+    )
     run.add_argument("--no-cache", action="store_true", help="run every step again")
     run.add_argument("--print-config", action="store_true", help="print the settings of every step and stop")
 
@@ -67,7 +70,6 @@ def _parser() -> argparse.ArgumentParser:
 
 def _run(given: argparse.Namespace) -> None:
     from components.resolve.main import resolve
-    from components.storage import open_storage
     from pipeline.local import RunFolder, StopSignals, locked, point_latest, run_dag
 
     root = given.runs_dir.resolve()
@@ -78,7 +80,7 @@ def _run(given: argparse.Namespace) -> None:
         "base_model": given.base_model,
         "model_name": given.model_name,
         "seed": given.seed,
-        "storage_root": f"file://{root}",
+        "storage_root": given.storage_root or f"file://{root}",
         "overrides": "\n".join(given.set),
     }
     # The first step would find the same mistakes; here they cost no start-up and leave no trace.
@@ -94,9 +96,24 @@ def _run(given: argparse.Namespace) -> None:
             named = {parameter.name: fields[parameter.short_name] for parameter in parameters.PARAMETERS}
             records = run_dag(named, folder, environment, lock, stop, cached=not given.no_cache)
             # Only what is stored counts: a runner has been known to call a failed task a success.
-            summary = json.loads(open_storage(fields["storage_root"]).get_bytes(f"{folder.run_id}/summary.json"))
+            summary = _bring_home(fields["storage_root"], folder)
         latest = point_latest(folder)
     _show_result(summary, records, folder, latest, environment, time.monotonic() - started_s)
+
+
+def _bring_home(storage_root: str, folder: "RunFolder") -> dict[str, Any]:
+    """Return the stored summary of the run, after copying it and the report to the folder of runs if need be.
+
+    Raises:
+        MissingError: the run stored none.
+    """
+    from components.storage import open_storage
+
+    stored = open_storage(f"{storage_root.rstrip('/')}/{folder.run_id}")
+    if stored.uri().rstrip("/") != f"file://{folder.results}":
+        for name in ("report.html", "summary.json"):
+            stored.get_file(name, folder.results / name)
+    return json.loads(stored.get_bytes("summary.json"))
 
 
 def _run_id(preset: str) -> str:

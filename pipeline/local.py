@@ -12,15 +12,16 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Self, TextIO
 
 from components.contracts.errors import SearchR1Error, UserError
 from pipeline.log_view import LogView, TaskRecord
-from pipeline.processes import adopt_orphans, descendants, stop_descendants
+from pipeline.processes import adopt_orphans, alive, descendants, stop_descendants
 
 STOP_GRACE_S = 25.0
 """Longer than the worker's own grace: it may need all of that to let training save."""
@@ -117,6 +118,8 @@ class RunFolder:
 def locked(root: Path) -> Iterator[int]:
     """Create and hold the folder of runs; yields the lock's file descriptor.
 
+    A run whose command was killed may still be ending its steps; that is waited for.
+
     Raises:
         UserError: the folder cannot be written, or another run is using it.
     """
@@ -128,18 +131,28 @@ def locked(root: Path) -> Iterator[int]:
             f"Cannot write to {root}: {error.strerror}", "a folder this user may write to", "choose another --runs-dir"
         ) from None
     with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        deadline_s = time.monotonic() + STOP_GRACE_S
+        while not _try_lock(lock):
             lock.seek(0)
-            raise UserError(
-                f"Another run (process {lock.read().strip() or 'unknown'}) is using {root}",
-                remedy="wait for it, stop it, or choose another --runs-dir",
-            ) from None
+            holder = lock.read().strip()
+            if time.monotonic() > deadline_s or not holder.isdigit() or alive(int(holder)):
+                raise UserError(
+                    f"Another run (process {holder or 'unknown'}) is using {root}",
+                    remedy="wait for it, stop it, or choose another --runs-dir",
+                )
+            time.sleep(0.2)
         lock.truncate(0)
         lock.write(str(os.getpid()))
         lock.flush()
         yield lock.fileno()
+
+
+def _try_lock(lock: TextIO) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def run_dag(

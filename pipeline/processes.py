@@ -14,6 +14,7 @@ from pathlib import Path
 
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
+_ENDED = -1
 
 
 def adopt_orphans() -> None:
@@ -28,16 +29,18 @@ def die_with_parent(parent_pid: int) -> None:
         os._exit(128 + signal.SIGTERM)
 
 
+def alive(pid: int) -> bool:
+    """Return whether the process exists and has not ended."""
+    return _parent_of(pid) != _ENDED
+
+
 def descendants(root: int | None = None) -> set[int]:
-    """Return the ids of all living processes below `root` (this process by default), zombies left out."""
+    """Return the ids of all living processes below `root` (this process by default)."""
     children: dict[int, list[int]] = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            with contextlib.suppress(OSError):
-                # The command name, in parentheses, may hold anything: the fields are counted from its end.
-                state, parent, *_ = (entry / "stat").read_text(errors="replace").rpartition(")")[2].split()
-                if state not in "ZX":
-                    children.setdefault(int(parent), []).append(int(entry.name))
+    for pid in (int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()):
+        parent = _parent_of(pid)
+        if parent != _ENDED:
+            children.setdefault(parent, []).append(pid)
     found: set[int] = set()
     unseen = [os.getpid() if root is None else root]
     while unseen:
@@ -61,6 +64,17 @@ def stop_descendants(grace_s: float, spare: frozenset[int] = frozenset()) -> Non
                 os.kill(pid, signal.SIGKILL if kill else signal.SIGTERM)
         asked |= living
         time.sleep(0.05)
+
+
+def _parent_of(pid: int) -> int:
+    """Return the parent's id, or `_ENDED`, also for a zombie that waits for its parent."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text(errors="replace")
+    except OSError:
+        return _ENDED
+    # The command name, in parentheses, may hold anything: the fields are counted from its end.
+    state, parent, *_ = text.rpartition(")")[2].split()
+    return _ENDED if state in "ZX" else int(parent)
 
 
 def _prctl(option: int, value: int) -> None:

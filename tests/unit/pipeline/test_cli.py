@@ -6,9 +6,11 @@ import re
 import pytest
 import yaml
 
+from components.contracts.errors import MissingError
 from components.contracts.manifest import Manifest, ProducedBy
 from components.storage import publish
-from pipeline.cli import main
+from pipeline.cli import _bring_home, main
+from pipeline.local import RunFolder
 
 
 def exit_code_of(*arguments):
@@ -105,3 +107,21 @@ def test_lineage_of_a_manifest(finished, capsys):
 def test_lineage_of_an_unknown_run_ends_with_2(tmp_path, capsys):
     assert exit_code_of("lineage", "r9", "--runs-dir", str(tmp_path)) == 2
     assert "r9" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "elsewhere", [pytest.param(True, id="stored elsewhere"), pytest.param(False, id="stored here")]
+)
+def test_results_are_in_the_folder_of_runs_wherever_they_are_stored(tmp_path, elsewhere):
+    folder = RunFolder(tmp_path / "runs", "r1")
+    root = tmp_path / "bucket" if elsewhere else folder.root
+    (root / "r1").mkdir(parents=True)
+    (root / "r1" / "summary.json").write_text('{"run_id": "r1"}')
+    (root / "r1" / "report.html").write_text("<p>")
+    assert _bring_home(f"file://{root}/", folder) == {"run_id": "r1"}
+    assert (folder.results / "report.html").read_text() == "<p>"
+
+
+def test_a_run_that_stored_nothing_is_no_success(tmp_path):
+    with pytest.raises(MissingError, match=r"r1/summary\.json does not exist"):
+        _bring_home(f"file://{tmp_path}", RunFolder(tmp_path, "r1"))

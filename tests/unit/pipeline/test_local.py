@@ -95,6 +95,15 @@ def test_a_second_run_in_the_same_folder_is_refused(tmp_path):
         pass
 
 
+def test_the_end_of_a_killed_run_is_waited_for(tmp_path):
+    code = "import fcntl, os, sys, time; lock = open(sys.argv[1], 'w'); fcntl.flock(lock, fcntl.LOCK_EX); "
+    code += "lock.write('999999999'); lock.flush(); print('held', flush=True); time.sleep(0.5)"
+    with subprocess.Popen([sys.executable, "-c", code, tmp_path / ".lock"], stdout=subprocess.PIPE) as dying:
+        dying.stdout.readline()
+        with locked(tmp_path):
+            assert dying.wait() == 0
+
+
 def test_a_folder_that_cannot_be_made_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="Cannot write"), locked(tmp_path / "file" / "runs"):
