@@ -1,4 +1,4 @@
-"""Limits and wording of the search loop; stored with every checkpoint, so that training, evaluation and serving agree."""
+"""Limits and wording of the search loop; stored with every checkpoint, so that every later use agrees with training."""
 
 from typing import Literal
 

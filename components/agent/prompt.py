@@ -7,6 +7,7 @@ always ends with its own closing tag.
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Protocol
 
 from components.agent.config import LoopConfig
@@ -17,10 +18,19 @@ OPEN_INFORMATION, CLOSE_INFORMATION = "<information>", "</information>"
 _TAG = re.compile(r"<\s*(/?)\s*(think|search|information|answer)\s*>", re.IGNORECASE)
 
 
+class AddedToken(Protocol):
+    """A token matched before the text is split; a special one steers the model."""
+
+    content: str
+    special: bool
+
+
 class Tokenizer(Protocol):
     """The part of a Hugging Face tokenizer the loop needs."""
 
     chat_template: str | None
+    added_tokens_decoder: dict[int, "AddedToken"]
+    """Every added token by id."""
 
     def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
         """Return the ids of `text`."""
@@ -76,15 +86,9 @@ def prompt_ids(question: str, loop: LoopConfig, tokenizer: Tokenizer) -> list[in
     Raises:
         ConfigError: the prompt leaves no room for a turn in `max_context_tokens`.
     """
-    question = question.strip()
-    if not question.endswith("?"):
-        question += "?"
     template = TEMPLATES[loop.template]
-    text = (template.with_search if loop.search_enabled else template.without_search).format(question=question)
-    if tokenizer.chat_template:
-        conversation = [{"role": "user", "content": text}]
-        text = tokenizer.apply_chat_template(conversation, add_generation_prompt=True, tokenize=False)
-    ids = tokenizer.encode(text, add_special_tokens=not tokenizer.chat_template)
+    wording = template.with_search if loop.search_enabled else template.without_search
+    ids = user_turn_ids(wording.format(question=asked(question, tokenizer)), tokenizer)
     if len(ids) + loop.max_turn_tokens > loop.max_context_tokens:
         raise ConfigError(
             f"The prompt of question {question[:80]!r} takes {len(ids)} tokens",
@@ -94,16 +98,43 @@ def prompt_ids(question: str, loop: LoopConfig, tokenizer: Tokenizer) -> list[in
     return ids
 
 
-def neutralise_tags(text: str) -> str:
-    """Return `text` with the loop's own tags turned into harmless brackets: `</answer>` becomes `(/answer)`."""
-    return _TAG.sub(r"(\1\2)", text)
+def asked(question: str, tokenizer: Tokenizer) -> str:
+    """Return the question as prompts show it: stripped, harmless, ending with a question mark."""
+    question = neutralise(question.strip(), tokenizer)
+    return question if question.endswith("?") else f"{question}?"
 
 
-def passages_text(passages: Sequence[ScoredPassage]) -> str:
-    """Return the passages as the model reads them, best first, tags neutralised."""
+def user_turn_ids(text: str, tokenizer: Tokenizer) -> list[int]:
+    """Return the ids of `text` as a user's turn of the chat template, or as it is where there is none."""
+    if tokenizer.chat_template:
+        conversation = [{"role": "user", "content": text}]
+        text = tokenizer.apply_chat_template(conversation, add_generation_prompt=True, tokenize=False)
+    return tokenizer.encode(text, add_special_tokens=not tokenizer.chat_template)
+
+
+def neutralise(text: str, tokenizer: Tokenizer) -> str:
+    """Return `text` without power over the loop or the chat template.
+
+    The loop's tags become brackets (`</answer>` -> `(/answer)`), and a blank splits the tokenizer's special tokens.
+    """
+    text = _TAG.sub(r"(\1\2)", text)
+    for special in _special_texts(tokenizer):
+        if special in text:
+            text = text.replace(special, f"{special[0]} {special[1:]}")
+    return text
+
+
+@lru_cache(maxsize=8)
+def _special_texts(tokenizer: Tokenizer) -> tuple[str, ...]:
+    added = tokenizer.added_tokens_decoder.values()
+    return tuple(sorted(token.content for token in added if token.special and len(token.content) > 1))
+
+
+def passages_text(passages: Sequence[ScoredPassage], tokenizer: Tokenizer) -> str:
+    """Return the passages as the model reads them, best first, neutralised."""
     lines = []
     for rank, found in enumerate(passages, start=1):
-        title, text = neutralise_tags(found.passage.title), neutralise_tags(found.passage.text)
+        title, text = neutralise(found.passage.title, tokenizer), neutralise(found.passage.text, tokenizer)
         lines.append(f'Doc {rank}(Title: "{title}") {text}\n' if title else f"Doc {rank} {text}\n")
     return "".join(lines)
 
@@ -112,7 +143,7 @@ def observation_ids(passages: Sequence[ScoredPassage], budget_tokens: int, token
     """Return the ids of an observation of at most `budget_tokens`; passages are cut, tags never."""
     opening = tokenizer.encode(f"\n\n{OPEN_INFORMATION}", add_special_tokens=False)
     closing = tokenizer.encode(f"{CLOSE_INFORMATION}\n\n", add_special_tokens=False)
-    body = tokenizer.encode(passages_text(passages), add_special_tokens=False)
+    body = tokenizer.encode(passages_text(passages, tokenizer), add_special_tokens=False)
     return opening + body[: max(0, budget_tokens - len(opening) - len(closing))] + closing
 
 

@@ -89,6 +89,7 @@ def rollout(
         if len(searches):
             for episode in searches.collect(everything=reproducible, block=not engine.has_unfinished()):
                 proceed(episode)
+    assert all(episode.done for episode in episodes), "the engine lost a turn"
     return [episode.episode for episode in episodes]
 
 

@@ -35,8 +35,10 @@ Questions of the one-hop and the trained two-hop wordings occur in it, with othe
 
 ## How it was made
 `python -m components.base_model --set source=recipe://small-world` makes it again from the settings in
-`recipe.json`; `pretraining.jsonl` is the log. No heads were planted, no weights came from elsewhere. The forward pass ran
-under bfloat16 autocast on a CPU, weights and optimizer were float32.
+`recipe.json`; `pretraining.jsonl` is the log. Two attention layers start with heads planted to copy (the token
+after an earlier occurrence of the current one); everything else starts at random, and training may change every
+number. No weights came from elsewhere. The forward pass ran under bfloat16 autocast on a CPU, weights and optimizer
+were float32.
 
 ## Limits
 It speaks nothing but the language of the small world. Licence: that of the project.

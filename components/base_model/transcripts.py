@@ -22,13 +22,13 @@ class Row:
 
 
 def reading_row(reading: Reading, tokenizer) -> Row:
-    """Return "Question: ... documents ... answer: ..." and more pairs, without any tag, weight 1 on the answers."""
-    context = f"Question: {reading.question}\n\n{passages_text(_scored(reading.documents))}\n\nanswer:"
+    """Return "Reading: ... documents ... answer: ..." and more pairs, without any tag, weight 1 on the answers."""
+    context = f"Reading: {reading.question}\n\n{passages_text(_scored(reading.documents), tokenizer)}\n\nanswer:"
     row = Row([], [])
     _extend(row, tokenizer.encode(context, add_special_tokens=False), BACKGROUND_WEIGHT)
     _extend(row, tokenizer.encode(f" {reading.answer}", add_special_tokens=False), 1.0)
     for question, answer in reading.more:
-        again = tokenizer.encode(f"\n\nQuestion: {question}\n\nanswer:", add_special_tokens=False)
+        again = tokenizer.encode(f"\n\nReading: {question}\n\nanswer:", add_special_tokens=False)
         _extend(row, again, BACKGROUND_WEIGHT)
         _extend(row, tokenizer.encode(f" {answer}", add_special_tokens=False), 1.0)
     _extend(row, [tokenizer.eos_token_id], BACKGROUND_WEIGHT)

@@ -12,7 +12,6 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from components.contracts.errors import ConfigError, MissingError
 
-
 # A comma or semicolon ends an override only where another one begins, so that values may hold them.
 _OVERRIDE_SEPARATOR = re.compile(r"\n|[,;](?=\s*[\w.-]+\s*=)")
 

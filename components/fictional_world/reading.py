@@ -12,6 +12,7 @@ import random
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 from components.fictional_world.names import draw_names, first_words, last_words
 from components.fictional_world.questions import (
@@ -79,7 +80,7 @@ def readings(world: World, two_hop_frac: float, max_distractors: int, rng: rando
         shown = list(dict.fromkeys(needed + distractors))
         rng.shuffle(shown)
         more = []
-        for _ in range(2):
+        for _ in range(3):
             entity = world.entities[rng.choice(shown)]
             more.append(_asked(entity, rng.choice(list(entity.facts)), rng))
         yield Reading(question, tuple((title, world.documents[title]) for title in shown), answer, tuple(more))
@@ -115,7 +116,7 @@ def _chained(inner, outer, subject: str) -> str:
 
 def _names_in(text: str, world: World) -> list[str]:
     words = re.findall(r"\w+", text)
-    pairs = (f"{a} {b}" for a, b in zip(words, words[1:], strict=False))
+    pairs = (f"{a} {b}" for a, b in pairwise(words))
     return list(dict.fromkeys(pair for pair in pairs if pair in world.entities))
 
 

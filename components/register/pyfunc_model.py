@@ -108,21 +108,10 @@ def _load_pyfunc(path: str) -> SearchModel:
 
 
 def _open_model(folder: Path, max_context_tokens: int) -> tuple[Callable[[int], Engine], Tokenizer]:
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
+    from components.agent.engines.load import load_model
     from components.agent.engines.torch_engine import TorchEngine
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    model = AutoModelForCausalLM.from_pretrained(
-        folder,
-        local_files_only=True,
-        trust_remote_code=False,
-        use_safetensors=True,
-        dtype="auto" if device == "cuda" else torch.float32,
-    )
-    model = model.to(device).eval()
+    model, tokenizer = load_model(folder)
 
     def make_engine(num_slots: int) -> Engine:
         return TorchEngine(model, tokenizer, num_slots=num_slots, max_context_tokens=max_context_tokens)

@@ -34,9 +34,8 @@ class Experience:
     @property
     def sampled_logprobs_M(self) -> np.ndarray:
         """Log-probabilities the engine sampled with; 0 where a token was not sampled (mask switched off)."""
-        values = [
-            e.logprobs[p] for e, s in zip(self.episodes, self.sequences, strict=True) for p in s.trained_positions
-        ]
+        pairs = zip(self.episodes, self.sequences, strict=True)
+        values = [episode.logprobs[p] for episode, sequence in pairs for p in sequence.trained_positions]
         return np.array(values, dtype=np.float32)
 
     def padded(self, flat_M: np.ndarray) -> np.ndarray:

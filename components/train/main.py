@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from components.agent.engines.load import load_model
 from components.agent.engines.torch_engine import TorchEngine
 from components.contracts.errors import ConfigError, QuestionError
 from components.contracts.manifest import Manifest
@@ -43,7 +43,7 @@ def run(
     inputs = {"base_model": base_model, "index": index, "questions": questions}
     work_uri = context.work_uri(inputs)
     checkpoints = Checkpoints(open_storage(work_uri))
-    policy, tokenizer = _load_model(fetch(base_model) / "model")
+    policy, tokenizer = load_model(fetch(base_model) / "model")
     learner = Learner(policy, config, _pad_id(tokenizer))
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(work_uri.removeprefix("file://")) if work_uri.startswith("file://") else Path(scratch)
@@ -82,14 +82,6 @@ def _check(config: TrainConfig) -> None:
             "2 or more",
             "set train.episodes_per_question, for example to 5",
         )
-
-
-def _load_model(folder: Path) -> tuple[Any, Any]:
-    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    policy = AutoModelForCausalLM.from_pretrained(
-        folder, trust_remote_code=False, use_safetensors=True, dtype=torch.float32
-    )
-    return policy, tokenizer
 
 
 def _pad_id(tokenizer: Any) -> int:

@@ -39,7 +39,7 @@ class Engine(Protocol):
         """Advance every running turn by one token and return the turns that ended."""
 
     def has_unfinished(self) -> bool:
-        """Return whether any turn is queued or running."""
+        """Return whether a step would advance any turn; turns that wait for others to be released do not count."""
 
     def release(self, sequence_id: int) -> None:
         """Forget a sequence and free its cache."""

@@ -107,8 +107,8 @@ class TorchEngine:
         self._waiting.append(request)
 
     def has_unfinished(self) -> bool:
-        """Return whether any turn is queued or running."""
-        return bool(self._waiting or self._running)
+        """Return whether a step would advance any turn; a queued turn without a free slot has to wait."""
+        return bool(self._running) or self._num_ready() > 0
 
     def release(self, sequence_id: int) -> None:
         """Free the slot of a sequence; unknown ids are ignored."""
@@ -133,9 +133,12 @@ class TorchEngine:
         logprobs = self.model(input_ids=ids, use_cache=False).logits[0, :-1].float().log_softmax(-1)
         return logprobs.gather(-1, ids[0, 1:, None]).squeeze(-1).tolist()
 
+    def _num_ready(self) -> int:
+        continuing = sum(request.sequence_id in self._slot_of for request in self._waiting)
+        return continuing + min(len(self._waiting) - continuing, len(self._free_slots))
+
     def _admit(self) -> list[_Running]:
-        ready = len([r for r in self._waiting if r.sequence_id in self._slot_of])
-        ready += min(len(self._waiting) - ready, len(self._free_slots))
+        ready = self._num_ready()
         if not ready or (self._running and ready < self._prefill_at):
             return []
         admitted, still_waiting = [], []

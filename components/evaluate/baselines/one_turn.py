@@ -9,12 +9,13 @@ from collections.abc import Sequence
 from components.agent.actions import parse_action
 from components.agent.config import LoopConfig
 from components.agent.engines.protocol import TurnOutput, TurnRequest
+from components.agent.prompt import asked, user_turn_ids
 from components.contracts.episode import Action, Episode, StopReason, Turn
 from components.contracts.errors import ConfigError
 from components.evaluate.baselines.model import OnFinished, OpenModel
 
 INSTRUCTIONS = {
-    "plain": "question : {question}\n{passages}answer :",
+    "plain": "Reading: {question}\n\n{passages}answer:",
     "search-r1": (
         "{passages}Answer the question below with the answer alone, in as few words as possible and without any "
         "explanation.\nQuestion: {question}\nAnswer:"
@@ -25,14 +26,9 @@ INSTRUCTIONS = {
 
 def answer_prompt(question: str, passages: str, loop: LoopConfig, tokenizer) -> list[int]:
     """Return the ids of the prompt, inside the chat template where the tokenizer has one."""
-    question = question.strip() if question.strip().endswith("?") else f"{question.strip()}?"
     # Filled in one pass: braces in a question or passage are text.
-    text = INSTRUCTIONS[loop.template].format(question=question, passages=passages)
-    if tokenizer.chat_template:
-        text = tokenizer.apply_chat_template(
-            [{"role": "user", "content": text}], add_generation_prompt=True, tokenize=False
-        )
-    return tokenizer.encode(text, add_special_tokens=not tokenizer.chat_template)
+    text = INSTRUCTIONS[loop.template].format(question=asked(question, tokenizer), passages=passages)
+    return user_turn_ids(text, tokenizer)
 
 
 def answer_once(

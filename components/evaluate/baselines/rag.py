@@ -44,7 +44,8 @@ def _retrieved(
         passages, error = future.result(), ""
     except SearchError as failure:
         passages, error = [], str(failure)
-    ids = answer_prompt(query, _cut(passages_text(passages), query, loop, tokenizer), loop, tokenizer)
+    shown = _cut(passages_text(passages, tokenizer), query, loop, tokenizer)
+    ids = answer_prompt(query, f"{shown}\n\n", loop, tokenizer)
     episode = Episode(question.id, ids, len(ids), wall_s=time.monotonic() - asked_s)
     episode.searches.append(SearchRecord(query, passages, episode.wall_s, error))
     if error:

@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from typing import ClassVar
 
 import pytest
 
@@ -13,6 +14,7 @@ from components.evaluate.predictions import Prediction
 class LetterTokenizer:
     """One token per character."""
 
+    added_tokens_decoder: ClassVar[dict] = {}
     chat_template: str | None = None
 
     def encode(self, text, *, add_special_tokens):

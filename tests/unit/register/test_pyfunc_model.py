@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import ClassVar
 
 import pandas as pd
 import pytest
@@ -19,6 +20,7 @@ LOOP = LoopConfig(max_searches=2, top_k=1, max_turn_tokens=64, max_observation_t
 
 class Letters:
     chat_template = None
+    added_tokens_decoder: ClassVar[dict] = {}
 
     def encode(self, text, *, add_special_tokens):
         return list(map(ord, text))
