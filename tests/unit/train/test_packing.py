@@ -1,0 +1,107 @@
+"""Packed rows hold every token once and let no episode see another."""
+
+import random
+
+import pytest
+import torch
+
+from components.train.model import token_logprobs
+from components.train.packing import EpisodeTokens, pack
+
+
+def invented(count=23, longest=20, seed=0) -> list[EpisodeTokens]:
+    rng = random.Random(seed)
+    sequences = []
+    for number in range(count):
+        length = rng.randint(2, longest)
+        ids = [100 * number + position for position in range(length)]
+        trained = sorted(rng.sample(range(1, length), rng.randint(0, length - 1)))
+        sequences.append(EpisodeTokens(ids, trained))
+    return sequences
+
+
+LAYOUTS = [(16, 1), (16, 3), (32, 4), (64, 100), (500, 2)]
+
+
+@pytest.mark.parametrize(("row_tokens", "rows_per_batch"), LAYOUTS)
+def test_every_token_is_there_exactly_once(row_tokens, rows_per_batch):
+    sequences = invented()
+    batches = pack(sequences, row_tokens, rows_per_batch, pad_id=-7, device="cpu")
+    found = []
+    for batch in batches:
+        assert batch.ids_RT.shape[0] <= rows_per_batch
+        for ids, segments, positions in zip(batch.ids_RT, batch.segments_RT, batch.positions_RT, strict=True):
+            assert ((segments == -1) == (ids == -7)).all()
+            for segment in range(int(segments.max()) + 1):
+                chosen = segments == segment
+                assert positions[chosen].tolist() == list(range(int(chosen.sum())))
+                found.append(ids[chosen].tolist())
+    assert sorted(found) == sorted(sequence.token_ids for sequence in sequences)
+
+
+@pytest.mark.parametrize(("row_tokens", "rows_per_batch"), LAYOUTS)
+def test_every_trained_token_is_predicted_once_from_the_token_before(row_tokens, rows_per_batch):
+    sequences = invented()
+    expected = [sequence.token_ids[p] for sequence in sequences for p in sequence.trained_positions]
+    flat: dict[int, int] = {}
+    for batch in pack(sequences, row_tokens, rows_per_batch, pad_id=0, device="cpu"):
+        before = batch.ids_RT[batch.row_M, batch.column_M]
+        assert (batch.targets_M == before + 1).all()
+        for order, target in zip(batch.order_M.tolist(), batch.targets_M.tolist(), strict=True):
+            assert order not in flat
+            flat[order] = target
+    assert [flat[i] for i in range(len(expected))] == expected
+
+
+def test_rows_keep_to_their_length_unless_an_episode_is_longer():
+    sequences = [*invented(longest=16), EpisodeTokens(list(range(50)), [1])]
+    widths = sorted(
+        int((segments >= 0).sum())
+        for batch in pack(sequences, 16, 4, pad_id=0, device="cpu")
+        for segments in batch.segments_RT
+    )
+    assert widths[-1] == 50
+    assert widths[-2] <= 16
+
+
+def test_rows_are_filled():
+    sequences = invented(count=200)
+    batches = pack(sequences, 64, 8, pad_id=0, device="cpu")
+    cells = sum(batch.ids_RT.numel() for batch in batches)
+    assert sum(len(sequence.token_ids) for sequence in sequences) / cells > 0.9
+
+
+def test_equal_input_gives_equal_rows():
+    first, second = (pack(invented(), 32, 4, pad_id=0, device="cpu") for _ in range(2))
+    assert all(torch.equal(a.ids_RT, b.ids_RT) for a, b in zip(first, second, strict=True))
+
+
+@pytest.mark.parametrize(("row_tokens", "rows_per_batch"), LAYOUTS)
+def test_packing_changes_no_logprob(row_tokens, rows_per_batch, policy, make_experience):
+    sequences = make_experience(9).sequences
+    packed = torch.zeros(sum(len(sequence.trained_positions) for sequence in sequences))
+    with torch.no_grad():
+        for batch in pack(sequences, row_tokens, rows_per_batch, pad_id=0, device="cpu"):
+            packed[batch.order_M] = token_logprobs(policy, batch, 0.7)[0]
+        alone = [
+            (policy(torch.tensor([s.token_ids])).logits[0] / 0.7).log_softmax(-1)[p - 1, s.token_ids[p]]
+            for s in sequences
+            for p in s.trained_positions
+        ]
+    assert torch.allclose(packed, torch.stack(alone), atol=1e-5)
+
+
+def test_no_episode_sees_its_neighbour(policy, make_experience):
+    """Another text in one episode changes no number of the others in its row."""
+    sequences = make_experience(4).sequences
+    with torch.no_grad():
+        (before,) = pack(sequences, 500, 1, pad_id=0, device="cpu")
+        logprobs = token_logprobs(policy, before, 1.0)[0]
+        sequences[2] = EpisodeTokens([(t + 1) % 23 for t in sequences[2].token_ids], sequences[2].trained_positions)
+        (after,) = pack(sequences, 500, 1, pad_id=0, device="cpu")
+        changed = token_logprobs(policy, after, 1.0)[0] != logprobs
+    starts = [len(s.trained_positions) for s in sequences]
+    third = (before.order_M >= sum(starts[:2])) & (before.order_M < sum(starts[:3]))
+    assert torch.equal(before.order_M, after.order_M)
+    assert changed[third].all()
+    assert not changed[~third].any()
