@@ -54,6 +54,9 @@ class Trainer:
         if state.step == 0 and not state.em_curve:
             self._log_and_save(state, self._evaluate(state), save=True)
         while state.step < self.config.steps:
+            # Judged before a step, not after one, so that a run killed in between does the same when it resumes.
+            if reason := collapse_reason(state):
+                state = self._return_to_best(state, reason)
             started_s = time.monotonic()
             metrics = self.train_step(state)
             state.step += 1
@@ -64,8 +67,6 @@ class Trainer:
             state.rl_s += time.monotonic() - started_s
             self._log_and_save(state, metrics, save=evaluated or state.step % self.config.save_every_steps == 0)
             self.announce(state, metrics)
-            if reason := collapse_reason(state):
-                state = self._return_to_best(state, reason)
         self.checkpoints.restore(f"step_{state.best_step:06d}", self.learner)
         self.engine.reset_cache()
         return state

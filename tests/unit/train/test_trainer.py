@@ -1,0 +1,268 @@
+"""The whole loop with a scripted pupil in place of the engine: what is kept, what is left out, when it goes back."""
+
+import re
+from concurrent.futures import Future
+from typing import ClassVar
+
+import pytest
+import torch
+
+from components.agent.engines.protocol import TurnOutput
+from components.contracts.errors import SearchError, TrainingStopped
+from components.contracts.passage import Passage, ScoredPassage
+from components.contracts.question import Question
+from components.storage import open_storage
+from components.train.checkpoint import Checkpoints, TrainState
+from components.train.learner import Learner
+from components.train.trainer import Trainer
+
+NUM_DEV = 10
+
+
+class LetterTokenizer:
+    """One token per character of ASCII."""
+
+    chat_template = None
+    added_tokens_decoder: ClassVar[dict] = {}
+
+    def encode(self, text, *, add_special_tokens):
+        return [ord(character) for character in text]
+
+    def decode(self, token_ids):
+        return "".join(map(chr, token_ids))
+
+
+class Pupil:
+    """Searches once, then answers: dev questions right as often as `dev_scores` says, others by the seed's parity."""
+
+    def __init__(self, dev_scores: list[float], valid: bool = True) -> None:
+        self.dev_scores, self.valid = dev_scores, valid
+        self.waiting, self.requests, self.resets = [], [], 0
+
+    def add_request(self, request) -> None:
+        self.waiting.append(request)
+        self.requests.append(request)
+
+    def step(self):
+        request = self.waiting.pop(0)
+        context = "".join(map(chr, request.token_ids))
+        asked = int(re.search(r"Question: (\d+)\?", context).group(1))
+        ids = [ord(character) for character in self._line(request, asked, "<information>" in context)]
+        return [TurnOutput(request.sequence_id, ids, [-4.0] * len(ids), "stop")]
+
+    def _line(self, request, asked, has_searched) -> str:
+        if request.temperature and not self.valid:
+            return "neither"
+        if not has_searched:
+            return f"<search>{asked}</search>"
+        right = request.seed % 2 if request.temperature else asked < self.dev_scores[0] * NUM_DEV
+        if not request.temperature and asked == NUM_DEV - 1 and len(self.dev_scores) > 1:
+            self.dev_scores = self.dev_scores[1:]
+        return f"<answer>{'yes' if right else 'no'}</answer>"
+
+    def has_unfinished(self) -> bool:
+        return bool(self.waiting)
+
+    def release(self, sequence_id) -> None:
+        pass
+
+    def reset_cache(self) -> None:
+        self.resets += 1
+
+
+class Client:
+    """Finds something; the first `failing` queries of every step of training fail."""
+
+    def __init__(self, failing: int = 0) -> None:
+        self.failing, self.queries = failing, []
+
+    def submit(self, query) -> Future:
+        self.queries.append(query)
+        future = Future()
+        if int(query) >= 100 and self.failing:
+            self.failing -= 1
+            future.set_exception(SearchError("the engine is down"))
+        else:
+            future.set_result([ScoredPassage(Passage("0", "x"), 1.0)])
+        return future
+
+
+class Log:
+    """Keeps what a tracker was told."""
+
+    def __init__(self) -> None:
+        self.lines = []
+
+    def log(self, step, metrics) -> None:
+        self.lines.append((step, metrics))
+
+
+def question(name: str, number: int) -> Question:
+    return Question(
+        id=f"{name}:{number}", set_name=name, question=f"{number}", golden_answers=("yes",), metadata={"kind": "k"}
+    )
+
+
+@pytest.fixture
+def make_trainer(tmp_path, make_config, make_policy):
+    def make(dev_scores, client=None, valid=True, folder="work", **values):
+        base = {"questions_per_step": 6, "set_shares": {"nq": 1.0}, "steps": 6, "save_every_steps": 1}
+        base |= {"loop": {"max_searches": 1, "max_turn_tokens": 24, "max_context_tokens": 160}, "row_tokens": 160}
+        config = make_config(**base | values)
+        return Trainer(
+            config,
+            Learner(make_policy(0, vocabulary=128), config, pad_id=0),
+            Pupil(dev_scores, valid),
+            LetterTokenizer(),
+            client or Client(),
+            {"nq": [question("nq", 100 + i) for i in range(40)]},
+            [question("nq", i) for i in range(NUM_DEV)],
+            Checkpoints(open_storage(f"file://{tmp_path}/{folder}")),
+            Log(),
+            tmp_path / folder / "metrics.jsonl",
+            lambda state, metrics: None,
+        )
+
+    return make
+
+
+def weights(module) -> torch.Tensor:
+    return torch.cat([parameter.detach().flatten() for parameter in module.parameters()])
+
+
+EVERY_STEP = {"every_steps": 1, "max_rollbacks": 2}
+
+
+def test_run_logs_every_step_once_and_ends_with_the_best_weights(make_trainer):
+    trainer = make_trainer([0.1, 0.2, 0.5, 0.4, 0.4, 0.4, 0.4], dev=EVERY_STEP)
+    state = trainer.run(TrainState())
+    assert (state.step, state.best_step, state.best_dev_em, state.num_rollbacks) == (6, 2, 0.5, 0)
+    assert state.em_curve == [[0, 0.1], [1, 0.2], [2, 0.5], [3, 0.4], [4, 0.4], [5, 0.4], [6, 0.4]]
+    assert [step for step, _ in trainer.tracker.lines] == list(range(7))
+    ended_with = weights(trainer.learner.policy)
+    trainer.checkpoints.restore("step_000002", trainer.learner)
+    assert torch.equal(weights(trainer.learner.policy), ended_with)
+    trainer.checkpoints.restore("step_000006", trainer.learner)
+    assert not torch.equal(weights(trainer.learner.policy), ended_with)
+
+
+def test_ties_go_to_the_later_step(make_trainer):
+    assert make_trainer([0.3], steps=3, dev=EVERY_STEP).run(TrainState()).best_step == 3
+
+
+def test_last_step_is_evaluated_and_saved_whatever_the_rhythm(make_trainer):
+    trainer = make_trainer([0.3], steps=3, save_every_steps=50, dev={"every_steps": 50})
+    state = trainer.run(TrainState())
+    assert [step for step, _ in state.em_curve] == [0, 3]
+    assert trainer.checkpoints.complete() == ["step_000000", "step_000003"]
+
+
+def test_collapse_on_dev_returns_to_the_best_weights_at_half_the_rate(make_trainer, capsys):
+    trainer = make_trainer([0.2, 0.9, 0.3, 0.3, 0.8], steps=4, dev=EVERY_STEP)
+    state = trainer.run(TrainState())
+    assert (state.num_rollbacks, state.rate_scale, state.best_step) == (1, 0.5, 1)
+    assert state.drops_in_a_row == 0
+    assert "back to the weights of step 1" in capsys.readouterr().out
+    # Step 4 was made from the weights of step 1, not from the collapsed ones: two small steps lie between.
+    saved = {}
+    for step in (1, 3, 4):
+        trainer.checkpoints.restore(f"step_{step:06d}", trainer.learner)
+        saved[step] = weights(trainer.learner.policy)
+    assert torch.equal(saved[3], saved[1])
+    assert not torch.equal(saved[4], saved[1])
+
+
+def test_collapse_that_a_kill_kept_from_being_acted_on_is_acted_on_first(make_trainer):
+    scores = [0.2, 0.9, 0.3, 0.3, 0.8]
+    whole = make_trainer(scores, steps=4, dev=EVERY_STEP, folder="whole")
+    whole.run(TrainState())
+    killed = make_trainer(scores, steps=4, dev=EVERY_STEP, folder="killed")
+    state = TrainState()
+    with pytest.raises(KeyboardInterrupt):
+        killed.announce = kill_after(3)
+        killed.run(state)
+    resumed = make_trainer([0.8], steps=4, dev=EVERY_STEP, folder="killed")
+    state = resumed.run(resumed.checkpoints.restore("step_000003", resumed.learner))
+    assert (state.num_rollbacks, state.step) == (1, 4)
+    for trainer in (whole, resumed):
+        trainer.checkpoints.restore("step_000004", trainer.learner)
+    assert torch.equal(weights(whole.learner.policy), weights(resumed.learner.policy))
+
+
+def kill_after(step):
+    def announce(state, metrics):
+        if state.step == step:
+            raise KeyboardInterrupt
+
+    return announce
+
+
+def test_rare_valid_actions_return_to_the_best_weights(make_trainer):
+    state = make_trainer([0.5], valid=False, steps=4, dev={"every_steps": 50}).run(TrainState())
+    assert (state.num_rollbacks, state.best_step) == (1, 4)
+
+
+def test_too_many_returns_stop_the_training(make_trainer):
+    with pytest.raises(TrainingStopped, match="Collapse after 1 returns"):
+        make_trainer([0.9, 0.1], steps=9, dev={"every_steps": 1, "max_rollbacks": 1}).run(TrainState())
+
+
+def test_dev_is_greedy_bounded_and_reported_by_kind(make_trainer):
+    trainer = make_trainer([0.5], dev={"every_steps": 1, "max_questions": 4})
+    dev_em, by_kind = trainer.evaluate_dev()
+    assert (dev_em, by_kind) == (1.0, {"em/dev/nq/k": 1.0})
+    assert {request.temperature for request in trainer.engine.requests} == {0.0}
+    assert sorted(set(trainer.client.queries)) == ["0", "1", "2", "3"]
+    assert trainer.engine.resets == 1
+
+
+def test_training_samples_with_a_seed_of_its_own_for_every_episode(make_trainer):
+    trainer = make_trainer([0.5], episodes_per_question=3)
+    for step in range(3):
+        trainer.collect(step)
+    assert {request.temperature for request in trainer.engine.requests} == {1.0}
+    assert len({request.seed for request in trainer.engine.requests}) == 3 * 6 * 3
+
+
+def test_cache_is_forgotten_after_every_update(make_trainer):
+    trainer = make_trainer([0.5])
+    trainer.train_step(TrainState())
+    assert trainer.engine.resets == 1
+
+
+def test_step_reports_what_happened(make_trainer):
+    trainer, state = make_trainer([0.5]), TrainState()
+    metrics = trainer.train_step(state)
+    _, episodes = trainer.collect(0)
+    reward = sum(episode.answer == "yes" for episode in episodes) / 6
+    assert 0 < reward < 1
+    assert metrics["reward/mean"] == metrics["reward/mean/nq/k"] == pytest.approx(reward)
+    assert metrics["rollout/num_searches/mean"] == 1.0
+    assert (metrics["valid_action_frac"], metrics["stop/answered"]) == (1.0, 1.0)
+    sampled = sum(episode.num_model_tokens for episode in episodes)
+    assert metrics["mask/frac_policy_tokens"] == pytest.approx(sampled / sum(len(e.token_ids) for e in episodes))
+    assert state.tokens == sampled
+    assert all(torch.isfinite(torch.tensor(float(value))) for value in metrics.values())
+
+
+@pytest.mark.parametrize(("failing", "allowed", "stops"), [(1, 0.2, False), (2, 0.2, True), (6, 1.0, True)])
+def test_failed_searches_leave_the_loss_and_too_many_stop_the_step(make_trainer, failing, allowed, stops):
+    trainer = make_trainer([0.5], Client(failing), max_search_failure_frac=allowed)
+    state = TrainState()
+    if stops:
+        with pytest.raises(SearchError, match=f"{failing} of 6 searches .* the engine is down"):
+            trainer.train_step(state)
+        return
+    metrics = trainer.train_step(state)
+    assert metrics["stop/search_failed"] == pytest.approx(1 / 6)
+    _, episodes = make_trainer([0.5], folder="other").collect(0)
+    assert state.tokens < sum(episode.num_model_tokens for episode in episodes)
+
+
+@pytest.mark.parametrize("settings", [{"algorithm": "grpo"}, {"algorithm": "reinforce_loo"}])
+def test_other_algorithms_train_in_groups(make_trainer, settings):
+    trainer = make_trainer([0.5], episodes_per_question=4, steps=2, **settings)
+    before = weights(trainer.learner.policy)
+    trainer.run(TrainState())
+    assert not torch.equal(weights(trainer.learner.policy), before)
+    assert trainer.tracker.lines[1][1]["group/frac_kept_tokens"] > 0
