@@ -21,11 +21,11 @@ def one_thread() -> None:
     torch.set_num_threads(1)
 
 
-def tiny_policy(seed: int = 0) -> Qwen2ForCausalLM:
+def tiny_policy(seed: int = 0, vocabulary: int = VOCABULARY) -> Qwen2ForCausalLM:
     torch.manual_seed(seed)
     shape = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2, "max_position_embeddings": 128}
     heads = {"num_attention_heads": 2, "num_key_value_heads": 1}
-    config = Qwen2Config(vocab_size=VOCABULARY, initializer_range=0.2, tie_word_embeddings=True, **shape, **heads)
+    config = Qwen2Config(vocab_size=vocabulary, initializer_range=0.2, tie_word_embeddings=True, **shape, **heads)
     return Qwen2ForCausalLM(config).eval()
 
 
@@ -74,7 +74,7 @@ def policy() -> Qwen2ForCausalLM:
 
 
 @pytest.fixture
-def make_policy() -> Callable[[int], Qwen2ForCausalLM]:
+def make_policy() -> Callable[..., Qwen2ForCausalLM]:
     return tiny_policy
 
 
