@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
-from components.fictional_world.names import draw_names, first_words, last_words
+from components.fictional_world.names import draw_names, first_words, is_test_name, last_words
 from components.fictional_world.questions import (
     WorldQuestion,
     bridge_question,
@@ -121,7 +121,11 @@ def _names_in(text: str, world: World) -> list[str]:
 
 
 def _random_words(rng: random.Random) -> str:
-    return " ".join(rng.choice(rng.choice((first_words(), last_words()))) for _ in range(rng.randint(1, 2)))
+    words = [rng.choice(rng.choice((first_words(), last_words()))) for _ in range(rng.randint(1, 2))]
+    # Two random words may happen to name a test entity, which pretraining must not even mention.
+    if len(words) == 2 and words[0] in first_words() and words[1] in last_words() and is_test_name(" ".join(words)):
+        words.reverse()
+    return " ".join(words)
 
 
 def _look_up(query: str, titles: list[str], rng: random.Random) -> str:
