@@ -1,0 +1,143 @@
+"""What the base model may see before it is trained to search: nothing about tests, and nothing purposeful."""
+
+import random
+from collections import Counter
+from itertools import islice, pairwise
+
+import pytest
+
+from components.agent.config import LoopConfig
+from components.base_model.transcripts import RowStream
+from components.fictional_world.names import is_test_name
+from components.fictional_world.questions import (
+    WorldQuestion,
+    bridge_question,
+    described,
+    hops,
+    noun_question,
+    training_questions,
+)
+from components.fictional_world.reading import readings, training_world, walks
+from components.fictional_world.relations import HELD_OUT_PAIRS, RELATIONS
+from components.fictional_world.tiny_model import build_tokenizer
+
+BY_NAME = {relation.name: relation for relation in RELATIONS}
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return build_tokenizer(["search or answer"])
+
+
+@pytest.fixture(scope="module")
+def world():
+    return training_world(random.Random(3))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_no_test_name_is_ever_pretrained_on(seed, tokenizer, find_names):
+    stream, seen = RowStream(LoopConfig(), tokenizer, 0.5, f"seed {seed}"), set()
+    for _ in range(4):
+        for row in stream.take(120, two_hop_frac=0.5, max_distractors=2):
+            seen |= find_names(tokenizer.decode(row.token_ids))
+    assert len(seen) > 250
+    assert [name for name in sorted(seen) if is_test_name(name)] == []
+
+
+def test_equal_seeds_give_equal_rows(tokenizer):
+    streams = [RowStream(LoopConfig(), tokenizer, 0.5, seed) for seed in ("a", "a", "b")]
+    rows = [[row.token_ids for row in stream.take(20, 0.5, 2)] for stream in streams]
+    assert rows[0] == rows[1] != rows[2]
+
+
+def test_reading_is_right_and_its_documents_are_shown(world):
+    for reading in islice(readings(world, 0.5, 2, random.Random(0)), 300):
+        shown = dict(reading.documents)
+        assert all(world.documents[title] == text for title, text in shown.items())
+        for question, answer in ((reading.question, reading.answer), *reading.more):
+            subject = next(name for name in world.entities if name in question)
+            assert subject in shown
+            assert any(answer in text for text in shown.values())
+        assert reading.answer not in reading.question
+
+
+def test_readings_hold_no_tag(world, tokenizer):
+    stream = RowStream(LoopConfig(), tokenizer, 0.0, "readings")
+    text = "".join(tokenizer.decode(row.token_ids) for row in stream.take(100, 0.5, 2))
+    assert not any(tag in text for tag in ("<search", "</search", "<answer", "</answer", "<information", "<think"))
+
+
+def test_held_out_relation_pairs_are_never_read_together(world):
+    """No reading asks the question of a held-out pair, in any of the wordings of two hops."""
+    held_out = [
+        (subject, inner, outer) for subject, inner, _, outer, _ in hops(world, lambda i, o: (i, o) in HELD_OUT_PAIRS)
+    ]
+    assert len(held_out) > 20
+    forbidden = {bridge_question(i, o, described(s)) for s, i, o in held_out}
+    forbidden |= {noun_question(o, f"the {i.name} of {described(s)}") for s, i, o in held_out}
+    forbidden |= {f"the {i.name} of {described(s)} has which {o.name}?" for s, i, o in held_out}
+    asked = [reading.question for reading in islice(readings(world, 1.0, 0, random.Random(1)), 3_000)]
+    assert len(set(asked)) > 150
+    assert not forbidden & set(asked)
+
+
+def test_walk_depends_on_the_names_in_the_question_and_on_nothing_else(world):
+    """Asked about other relations of the same subject, or the same one through another, the walk stays the same."""
+    subject = next(entity for entity in world.entities.values() if len(entity.facts) == 3)
+    wordings = [noun_question(BY_NAME[name], described(subject)) for name in subject.facts]
+    wordings += [bridge_question(BY_NAME[a], BY_NAME[b], described(subject)) for a, b in pairwise(subject.facts)]
+    walked = []
+    for text in wordings:
+        question = WorldQuestion("nq", "single", text, "never looked at", (subject.name,))
+        walked.append([(w.searches, w.answer) for w in islice(walks(world, [question], random.Random(5)), 200)])
+    assert len(walked) == 5
+    assert all(walk == walked[0] for walk in walked)
+
+
+def drawn(world, kind: str, count: int = 6_000):
+    questions = [q for q in training_questions(world, random.Random(1)) if q.kind == kind]
+    by_text = {question.question: question for question in questions}
+    assert len(by_text) == len(questions)
+    return [(walk, by_text[walk.question]) for walk in islice(walks(world, questions, random.Random(2)), count)]
+
+
+@pytest.mark.parametrize(("kind", "most"), [("single", 0.2), ("bridge", 0.05)])
+def test_walks_answer_right_no_more_often_than_chance(world, kind, most):
+    """Chance: the answer is one of the names in view, each equally likely."""
+    right, expected = 0, 0.0
+    for walk, question in drawn(world, kind):
+        shown = " ".join([question.question, *(f"{title} {text}" for _, title, text in walk.searches)])
+        in_view = {name for name in world.entities if name in shown}
+        right += walk.answer == question.answer
+        expected += (question.answer in in_view) / len(in_view)
+        assert walk.answer in in_view
+    assert right == pytest.approx(expected, abs=4 * expected**0.5)
+    assert right / 6_000 < most
+
+
+def test_walks_search_blindly(world):
+    counts = Counter(len(walk.searches) for walk, _ in drawn(world, "single"))
+    shares = [counts[n] / 6_000 for n in (1, 2, 3)]
+    assert shares == pytest.approx([0.3, 0.21, 0.49], abs=0.03)
+
+
+def test_queries_prefer_no_name_in_view(world):
+    """The second query repeats the subject, takes the gold entity or another fact's, all at the same rate."""
+    ratios = []
+    for walk, question in drawn(world, "single"):
+        subject = question.entities[0]
+        queries = [query for query, _, _ in walk.searches]
+        others = set(world.entities[subject].facts.values()) - {question.answer}
+        if len(queries) > 1 and queries[0] == subject and others:
+            ratios.append((queries[1] == question.answer, sum(queries[1] == name for name in others) / len(others)))
+    gold, other = (sum(column) / len(ratios) for column in zip(*ratios, strict=True))
+    assert len(ratios) > 500
+    assert gold == pytest.approx(other, abs=0.05)
+
+
+def test_retrieved_documents_are_real_and_share_a_word_with_the_query(world):
+    for walk, _ in drawn(world, "single", 500):
+        for query, title, text in walk.searches:
+            assert world.documents[title] == text
+            sharing = [name for name in world.documents if set(query.split()) & set(name.split())]
+            assert title in (sharing or world.documents)
