@@ -65,9 +65,9 @@ def _provide(config: BaseModelConfig, folder: Path) -> str:
             make_small_world(config, folder)
         case "hf", name if name:
             return _download(name, folder / "model")
-        case path, "" if Path(path).is_dir():
+        case path, "" if path == config.source and Path(path).is_dir():
             _copy_model(Path(path), folder / "model")
-        case path, "":
+        case path, "" if path == config.source:
             raise MissingError(f"The model folder {path} does not exist", remedy="correct base_model.source")
         case _:
             raise ConfigError(
@@ -111,13 +111,15 @@ def _copy_model(source: Path, target: Path) -> None:
 def _download(name: str, target: Path) -> str:
     """Download a hub model without its pickled weights and return the commit it resolved to."""
     from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 
     repository, _, revision = name.partition("@")
     patterns = ["*.json", "*.safetensors", "*.txt", "*.jinja", "*.model"]
     try:
         commit = HfApi(endpoint=os.environ.get("HF_ENDPOINT")).model_info(repository, revision=revision or None).sha
         source = snapshot_download(repository, revision=commit, allow_patterns=patterns)
+    except HFValidationError as error:
+        raise ConfigError(f"base_model.source names no model: {error}", "hf://owner/name[@revision]") from None
     except (HfHubHTTPError, OfflineModeIsEnabled, OSError) as error:
         raise HubError(f"{repository} cannot be downloaded: {error}") from None
     _copy_model(Path(source), target)

@@ -1,0 +1,103 @@
+"""The step: every kind of source ends in the same layout, and a bad one in an error that says what to do."""
+
+import json
+
+import pytest
+import torch
+
+from components.agent.engines.load import load_model
+from components.base_model.config import BaseModelConfig
+from components.base_model.main import HubError, run, step
+from components.base_model.model_card import small_world_card
+from components.contracts.errors import ConfigError, MissingError
+from components.contracts.step import StepContext
+from components.storage import fetch
+
+RECIPE = {"hidden_size": 32, "num_layers": 1, "intermediate_size": 32, "rows_per_step": 4, "steps": 2}
+
+
+def execute(root, source, **values):
+    config = BaseModelConfig.parse({"source": source, "recipe": RECIPE | values})
+    return run(config, StepContext("base_model", f"file://{root}", "0" * 64, config.sha256()))
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    root = tmp_path_factory.mktemp("base model")
+    return root, execute(root, "recipe://small-world")
+
+
+def test_recipe_makes_a_model_with_its_card_log_and_settings(made):
+    _, result = made
+    folder = fetch(result.manifest)
+    model, _ = load_model(folder / "model", "cpu")
+    assert result.manifest.kind == "base_model"
+    assert result.manifest.counts == {"parameters": model.num_parameters()}
+    assert json.loads((folder / "recipe.json").read_text())["steps"] == 2
+    assert [json.loads(line)["step"] for line in (folder / "pretraining.jsonl").open()] == [2]
+    assert "Tiny base model" in (folder / "README.md").read_text()
+
+
+def test_recipe_is_repeatable(made, tmp_path):
+    again = execute(tmp_path, "recipe://small-world")
+    weights = [
+        entry.sha256
+        for manifest in (made[1].manifest, again.manifest)
+        for entry in manifest.files
+        if entry.path.endswith("model.safetensors")
+    ]
+    assert weights[0] == weights[1]
+
+
+def test_folder_is_copied_without_what_is_no_model_file(made, tmp_path):
+    source = fetch(made[1].manifest) / "model"
+    copy = tmp_path / "mine"
+    copy.mkdir()
+    for file in source.iterdir():
+        (copy / file.name).write_bytes(file.read_bytes())
+    (copy / "optimizer.bin").write_bytes(b"pickled")
+    (copy / "modeling_evil.py").write_text("raise SystemExit")
+    result = execute(tmp_path / "runs", str(copy))
+    names = {entry.path for entry in result.manifest.files}
+    assert names == {f"model/{file.name}" for file in source.iterdir()}
+    assert result.manifest.metadata["source"] == str(copy)
+
+
+def test_pickled_weights_are_refused(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    torch.save({}, tmp_path / "pytorch_model.bin")
+    with pytest.raises(MissingError, match=r"(?s)holds no model.*convert them to safetensors"):
+        execute(tmp_path / "runs", str(tmp_path))
+    assert not (tmp_path / "runs" / "store").exists()
+
+
+@pytest.mark.parametrize(
+    "source", ["recipe://large-world", "bundled://other", "s3://b/model", "hf://", "hf://a/b/c", "://"]
+)
+def test_unknown_source_is_an_error_that_names_the_forms(source, tmp_path):
+    with pytest.raises(ConfigError, match="names no model") as raised:
+        execute(tmp_path, source)
+    assert "hf://owner/name[@revision]" in str(raised.value)
+
+
+def test_hub_that_cannot_be_reached_is_named(tmp_path):
+    with pytest.raises(HubError, match="model hub: owner/name cannot be downloaded") as raised:
+        execute(tmp_path, "hf://owner/name@main")
+    assert raised.value.exit_code == 75
+
+
+def test_missing_folder_is_an_error(tmp_path):
+    with pytest.raises(MissingError, match="does not exist"):
+        execute(tmp_path, str(tmp_path / "nowhere"))
+
+
+def test_card_counts_what_the_model_has_seen():
+    recipe = BaseModelConfig.parse({"recipe": {"steps": 1_000, "rows_per_step": 64, "walk_frac": 0.25}}).recipe
+    card = small_world_card(recipe)
+    assert "64,000 rows" in card
+    assert "75% reading comprehension" in card
+    assert "25% **uninformed transcripts**" in card
+
+
+def test_step_is_bound_to_its_config():
+    assert (step.name, step.config_class, step.run) == ("base_model", BaseModelConfig, run)
