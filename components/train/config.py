@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, PositiveFloat
 
 from components.agent.config import LoopConfig
 from components.contracts.config import StepConfig
@@ -76,7 +76,7 @@ class TrainConfig(StepConfig):
     micro_batch_rows: int = Field(default=32, ge=1)
     """Rows per forward and backward pass; changes memory and speed, never the result."""
     temperature: float = Field(default=1.0, gt=0)
-    set_shares: dict[str, float] = {"nq": 1.0, "hotpotqa": 1.0}
+    set_shares: dict[str, PositiveFloat] = Field(default={"nq": 1.0, "hotpotqa": 1.0}, min_length=1)
     """Share of each training set in a step."""
     loop: LoopConfig = LoopConfig()
     loss: LossConfig = LossConfig()
