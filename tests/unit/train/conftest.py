@@ -65,6 +65,7 @@ def invented_experience(count: int = 7, seed: int = 0, group: int = 1, *, mask: 
 
 def small_config(**values) -> TrainConfig:
     base = {"minibatches": 1, "row_tokens": 32, "micro_batch_rows": 2, "questions_per_step": 4, "threads": 1}
+    base |= {"set_shares": {"nq": 1.0, "hotpotqa": 1.0}}
     return TrainConfig.parse(base | values)
 
 

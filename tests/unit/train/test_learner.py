@@ -61,7 +61,9 @@ def plain_losses(learner, experience, targets, chosen):
             policy_sum = policy_sum + learner.config.loss.kl_coefficient * penalty
         else:
             values = plain_values(learner.critic, experience.sequences[i])
-            value_sum = value_sum + value_loss(values, targets.old_values[part], targets.returns[part], 0.5)
+            value_sum = value_sum + value_loss(
+                values, targets.old_values[part], targets.returns[part], learner.config.loss.value_clip
+            )
         kept, count = kept + int(keep.sum()), count + len(keep)
     return policy_sum / kept, value_sum / count
 
@@ -117,11 +119,12 @@ def test_metrics_are_means_over_trained_tokens(make_learner, make_experience):
         found = [plain_logprobs(learner.policy, sequence) for sequence in experience.sequences]
     ratios = torch.exp(torch.cat([logprobs for logprobs, _ in found]) - targets.old_logprobs)
     metrics = learner.update(experience, targets, step=0)
-    assert metrics["entropy"] == pytest.approx(torch.cat([e for _, e in found]).mean().item(), abs=1e-5)
+    assert metrics["entropy/mean"] == pytest.approx(torch.cat([e for _, e in found]).mean().item(), abs=1e-5)
     assert metrics["ratio/max"] == pytest.approx(ratios.max().item(), rel=1e-4)
     assert metrics["kl/step"] == pytest.approx((ratios - 1 - ratios.log()).mean().item(), abs=1e-5)
-    low = ((ratios < 0.8) & (targets.advantages < 0)).float().mean().item()
-    high = ((ratios > 1.28) & (targets.advantages > 0)).float().mean().item()
+    loss = learner.config.loss
+    low = ((ratios < 1 - loss.clip_low) & (targets.advantages < 0)).float().mean().item()
+    high = ((ratios > 1 + loss.clip_high) & (targets.advantages > 0)).float().mean().item()
     assert (metrics["clip/low_frac"], metrics["clip/high_frac"]) == pytest.approx((low, high))
     assert min(low, high) > 0
     assert metrics["skipped_updates"] == 0.0

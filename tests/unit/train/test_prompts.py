@@ -52,7 +52,8 @@ def test_every_epoch_asks_every_question_once(make_config, per_step):
         pytest.param({"nq": 1.0, "hotpotqa": 2.0}, 9, {"nq": 3, "hotpotqa": 6}, id="one-to-two"),
         pytest.param({"nq": 1.0, "hotpotqa": 2.0}, 10, {"nq": 4, "hotpotqa": 6}, id="remainder-to-the-first"),
         pytest.param({"nq": 1.0}, 3, {"nq": 3}, id="one-set"),
-        pytest.param({"hotpotqa": 1.0, "nq": 0.0}, 4, {"hotpotqa": 4}, id="share-of-nothing"),
+        pytest.param({"nq": 1e-6, "hotpotqa": 1.0}, 4, {"nq": 1, "hotpotqa": 3}, id="remainder-to-a-tiny-share"),
+        pytest.param({"hotpotqa": 1.0, "nq": 1e-6}, 4, {"hotpotqa": 4}, id="share-too-small-for-a-question"),
     ],
 )
 def test_sets_share_a_step(make_config, shares, total, counts):

@@ -2,6 +2,7 @@
 
 import re
 from concurrent.futures import Future
+from pathlib import Path
 from typing import ClassVar
 
 import pytest
@@ -266,3 +267,21 @@ def test_other_algorithms_train_in_groups(make_trainer, settings):
     trainer.run(TrainState())
     assert not torch.equal(weights(trainer.learner.policy), before)
     assert trainer.tracker.lines[1][1]["group/frac_kept_tokens"] > 0
+
+
+def documented() -> list[str]:
+    """Patterns of the metrics in docs/metrics.md."""
+    text = (Path(__file__).parents[3] / "docs" / "metrics.md").read_text()
+    keys = [line.split("|")[1] for line in text.splitlines() if line.startswith("| `")]
+    names = [name for key in keys for name in re.findall(r"`([^`]+)`", key)]
+    patterns = [re.escape(name).replace(r"\[", "(").replace(r"\]", ")?") for name in names]
+    return [re.sub(r"<\w+>", ".+", pattern) for pattern in patterns]
+
+
+def test_every_metric_is_documented_and_every_documented_one_is_logged(make_trainer):
+    trainer = make_trainer([0.5], steps=1)
+    trainer.run(TrainState())
+    logged = {name for _, metrics in trainer.tracker.lines for name in metrics}
+    assert [name for name in logged if not any(re.fullmatch(pattern, name) for pattern in documented())] == []
+    missing = [pattern for pattern in documented() if not any(re.fullmatch(pattern, name) for name in logged)]
+    assert missing == ["health/nonfinite"]

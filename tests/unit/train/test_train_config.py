@@ -1,0 +1,45 @@
+"""What a training run refuses before it has loaded anything."""
+
+import pytest
+
+from components.contracts.errors import ConfigError
+from components.train.config import TrainConfig
+from components.train.main import run, step
+
+
+@pytest.mark.parametrize("algorithm", ["grpo", "reinforce_loo"])
+def test_groups_of_one_are_refused_with_the_remedy(algorithm):
+    config = TrainConfig(algorithm=algorithm, episodes_per_question=1)
+    with pytest.raises(ConfigError, match="compares episodes of one question") as raised:
+        run(config, None, None, None, None)
+    assert "2 or more" in str(raised.value)
+    assert "train.episodes_per_question" in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        pytest.param({"algoritm": "ppo"}, "did you mean 'algorithm'", id="misspelt-key"),
+        pytest.param({"algorithm": "dpo"}, "train.algorithm = 'dpo'", id="unknown-algorithm"),
+        pytest.param({"steps": 0}, "train.steps = 0", id="no-steps"),
+        pytest.param({"temperature": 0}, "train.temperature = 0", id="greedy-training"),
+        pytest.param({"set_shares": {}}, "train.set_shares", id="no-sets"),
+        pytest.param({"set_shares": {"nq": 0}}, "train.set_shares.nq = 0", id="share-of-nothing"),
+        pytest.param({"set_shares": {"nq": -1}}, "train.set_shares.nq = -1", id="negative-share"),
+        pytest.param({"loss": {"clip_low": 1.5}}, "train.loss.clip_low = 1.5", id="clip-out-of-bounds"),
+        pytest.param({"loss": {"mask": True}}, "Unknown key 'train.loss.mask'", id="unknown-key-of-the-loss"),
+        pytest.param({"loop": {"top_p": 0.9}}, "Unknown key 'train.loop.top_p'", id="truncated-sampling"),
+        pytest.param({"reward": {"outcome": "bleu"}}, "train.reward.outcome = 'bleu'", id="unknown-reward"),
+    ],
+)
+def test_value_out_of_bounds_is_named(values, says):
+    with pytest.raises(ConfigError) as raised:
+        step.config_class.parse(values, where="train")
+    assert says in str(raised.value)
+
+
+def test_config_survives_its_own_json():
+    import json
+
+    config = TrainConfig(seed=3, set_shares={"nq": 2.0})
+    assert TrainConfig.parse(json.loads(config.to_json())) == config
