@@ -13,17 +13,17 @@ class RecipeConfig(StepConfig):
     """Width; heads are 32 wide."""
     num_layers: int = Field(default=4, ge=1)
     intermediate_size: int = Field(default=192, ge=16)
-    steps: int = Field(default=4_500, ge=1)
+    steps: int = Field(default=1_500, ge=1)
     """Optimizer steps."""
     rows_per_step: int = Field(default=64, ge=2)
-    walk_frac: float = Field(default=0.3, ge=0, le=1)
+    walk_frac: float = Field(default=0.25, ge=0, le=1)
     """Share of uninformed transcripts; the rest is reading comprehension."""
-    two_hop_frac: float = Field(default=0.35, ge=0, le=1)
+    two_hop_frac: float = Field(default=0.5, ge=0, le=1)
     """Share of two-document readings from `two_hop_from_frac` of the steps on."""
-    two_hop_from_frac: float = Field(default=0.35, ge=0, le=1)
+    two_hop_from_frac: float = Field(default=0.1, ge=0, le=1)
     max_distractors: int = Field(default=1, ge=0)
     """Documents shown beside the needed ones, from `distractors_from_frac` of the steps on."""
-    distractors_from_frac: float = Field(default=0.2, ge=0, le=1)
+    distractors_from_frac: float = Field(default=0.05, ge=0, le=1)
     learning_rate: float = Field(default=3e-3, gt=0)
     warmup_steps: int = Field(default=100, ge=0)
     seed: int = 0

@@ -19,7 +19,7 @@ the words, can read, can copy, and knows the syntax of the tags. It does not kno
 * {reading:.0%} reading comprehension **without any tag**: a question, one or more documents, the answer. From
   {recipe.two_hop_from_frac:.0%} of the steps on, {recipe.two_hop_frac:.0%} of these need two documents.
 * {walk:.0%} **uninformed transcripts** in the format of the search loop. Their queries are names drawn at random
-  from what is in view (80 %) or random words (20 %), the number of searches is drawn blindly (at least one,
+  from what is in view (65 %) or random words (35 %), the number of searches is drawn blindly (at least one,
   each further one with probability .7, at most three), and the answer is a random name in view. None of it
   depends on what the question asks.
 

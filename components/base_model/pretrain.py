@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from transformers.utils import logging
 
 from components.agent.config import LoopConfig
 from components.agent.prompt import TEMPLATES
@@ -46,6 +47,7 @@ def pretrain(recipe: RecipeConfig, loop: LoopConfig, folder: Path, report: Calla
 
     The same recipe gives the same weights on the same machine and thread count.
     """
+    logging.disable_progress_bar()
     torch.set_num_threads(recipe.threads)
     torch.manual_seed(recipe.seed)
     template = TEMPLATES[loop.template]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from components.agent.config import LoopConfig
 from components.agent.prompt import observation_ids, passages_text, prompt_ids
 from components.contracts.passage import Passage, ScoredPassage
-from components.fictional_world.questions import training_questions
+from components.fictional_world.questions import questions_in_every_wording
 from components.fictional_world.reading import Reading, Walk, readings, training_world, walks
 
 BACKGROUND_WEIGHT = 0.05
@@ -58,7 +58,7 @@ class RowStream:
         """Return `count` rows drawn from one new world."""
         world = training_world(self.rng)
         reading = readings(world, two_hop_frac, max_distractors, self.rng)
-        walk = walks(world, training_questions(world, self.rng), self.rng)
+        walk = walks(world, questions_in_every_wording(world, self.rng), self.rng)
         return [
             walk_row(next(walk), self.loop, self.tokenizer)
             if self.rng.random() < self.walk_frac

@@ -202,6 +202,18 @@ def test_questions(world: World, per_set: int, rng: random.Random) -> dict[str, 
     return sets
 
 
+def questions_in_every_wording(world: World, rng: random.Random) -> list[WorldQuestion]:
+    """Return one-hop questions of all three families and open two-hop ones of both wordings, shuffled.
+
+    Uninformed transcripts ask them; relation pairs held out for bamboogle are not among them.
+    """
+    found = [question for name in ("nq", "triviaqa", "popqa") for question in single_hop(world, name, rng)]
+    for name in ("hotpotqa", "2wikimultihopqa"):
+        found += two_hop(world, name, rng)
+    rng.shuffle(found)
+    return found
+
+
 def training_questions(world: World, rng: random.Random) -> list[WorldQuestion]:
     """Return every nq question and every open (bridge) hotpotqa question of a training world, shuffled.
 

@@ -90,7 +90,7 @@ def walks(world: World, questions: list[WorldQuestion], rng: random.Random) -> I
     """Yield uninformed walks without end.
 
     The first turn searches, each later one with probability .7, at most three in all. A query is a name
-    in view (80 %) or random words; the answer is a random name in view. Nothing depends on what was asked.
+    in view (65 %) or random words; the answer is a random name in view. Nothing depends on what was asked.
     """
     titles = list(world.documents)
     while True:
@@ -98,7 +98,7 @@ def walks(world: World, questions: list[WorldQuestion], rng: random.Random) -> I
         in_view = _names_in(asked.question, world)
         searches = []
         while len(searches) < 3 and (not searches or rng.random() < 0.7):
-            query = rng.choice(in_view) if rng.random() < 0.8 else _random_words(rng)
+            query = rng.choice(in_view) if rng.random() < 0.65 else _random_words(rng)
             title = query if query in world.documents else _look_up(query, titles, rng)
             searches.append((query, title, world.documents[title]))
             in_view = list(dict.fromkeys([*in_view, *_names_in(f"{title} {world.documents[title]}", world)]))

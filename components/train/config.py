@@ -29,7 +29,7 @@ class LossConfig(StepConfig):
     dual_clip: float = Field(default=3.0, gt=1)
     """Bound on the ratio for negative advantages."""
     value_clip: float = Field(default=0.5, gt=0)
-    kl_coefficient: float = Field(default=0.001, ge=0)
+    kl_coefficient: float = Field(default=0.002, ge=0)
     """k1 in the reward for PPO, k2 in the loss otherwise; 0 needs no reference model."""
     entropy_coefficient: float = Field(default=0.0, ge=0)
     gamma: float = Field(default=1.0, ge=0, le=1)
@@ -52,7 +52,7 @@ class DevConfig(StepConfig):
     """Greedy evaluation on held-out questions; chooses the checkpoint and watches for collapse."""
 
     every_steps: int = Field(default=10, ge=1)
-    max_questions: int = Field(default=240, ge=1)
+    max_questions: int = Field(default=160, ge=1)
     max_drop: float = Field(default=0.15, gt=0, le=1)
     """Dev EM this far below the best, twice in a row, is a collapse: training returns to the best weights."""
     min_valid_action_frac: float = Field(default=0.3, ge=0, le=1)
@@ -65,19 +65,19 @@ class TrainConfig(StepConfig):
     """One training run."""
 
     algorithm: Literal["ppo", "grpo", "reinforce_loo"] = "ppo"
-    steps: int = Field(default=110, ge=1)
-    questions_per_step: int = Field(default=512, ge=1)
+    steps: int = Field(default=60, ge=1)
+    questions_per_step: int = Field(default=384, ge=1)
     episodes_per_question: int = Field(default=1, ge=1)
     """Group size; at least 2 for grpo and reinforce_loo."""
     minibatches: int = Field(default=4, ge=1)
     """Optimizer updates made from the episodes of a step."""
-    row_tokens: int = Field(default=256, ge=16)
+    row_tokens: int = Field(default=160, ge=16)
     """Length of a packed row; a longer episode gets a row of its own."""
-    micro_batch_rows: int = Field(default=32, ge=1)
+    micro_batch_rows: int = Field(default=16, ge=1)
     """Rows per forward and backward pass; changes memory and speed, never the result."""
     temperature: float = Field(default=1.0, gt=0)
-    set_shares: dict[str, PositiveFloat] = Field(default={"nq": 1.0, "hotpotqa": 1.0}, min_length=1)
-    """Share of each training set in a step."""
+    set_shares: dict[str, PositiveFloat] = Field(default={"nq": 1.0, "hotpotqa": 3.0}, min_length=1)
+    """Share of each training set in a step. Mostly two hops: the easy kind alone unlearns the second search."""
     loop: LoopConfig = LoopConfig()
     loss: LossConfig = LossConfig()
     reward: RewardConfig = RewardConfig()

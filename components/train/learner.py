@@ -141,7 +141,7 @@ class Learner:
             "sum/clip/low_frac": found.clipped_low,
             "sum/clip/high_frac": found.clipped_high,
             "sum/kl/step": found.approximate_kl,
-            "sum/entropy": found.entropy,
+            "sum/entropy/mean": found.entropy,
             "ratio/max": found.ratio_max,
             "kept_tokens": float(keep.sum()),
         }

@@ -52,7 +52,7 @@ def test_without_search_a_query_is_an_invalid_action(answer):
 def test_direct_answers_from_the_question_alone(answer):
     result, engine, searcher = answer("direct", reading)
     assert [row.prediction for row in result.rows] == ["nowhere", "nowhere"] and not searcher.queries
-    assert engine.seen[0][0] == "question : where was ada born?\nanswer :"
+    assert engine.seen[0][0] == "Reading: where was ada born?\n\nanswer:"
 
 
 def test_rag_asks_the_question_once_and_reads_what_it_found(answer):
@@ -63,7 +63,7 @@ def test_rag_asks_the_question_once_and_reads_what_it_found(answer):
         ("nowhere", 0.0, 1),
     ]
     assert engine.seen[0][0] == (
-        'question : where was ada born?\nDoc 1(Title: "Ada") Ada was born in London.\nanswer :'
+        'Reading: where was ada born?\n\nDoc 1(Title: "Ada") Ada was born in London.\n\n\nanswer:'
     )
 
 
@@ -76,7 +76,7 @@ def test_every_turn_of_every_method_is_greedy(answer, method):
 @pytest.mark.parametrize(
     ("written", "prediction"),
     [
-        pytest.param(" Ada Lovelace\nquestion : next?", "Ada Lovelace", id="first-line"),
+        pytest.param(" Ada Lovelace\nReading: next?", "Ada Lovelace", id="first-line"),
         pytest.param("\n\n Ada", "Ada", id="leading-lines"),
         pytest.param("<answer> Ada </answer>", "Ada", id="tagged"),
         pytest.param("", "", id="nothing"),
@@ -98,8 +98,8 @@ def test_a_passage_with_tags_is_neutralised_for_rag(answer, dict_searcher, ask):
 def test_a_long_passage_is_cut_to_one_observation(answer, dict_searcher, ask):
     _, engine, _ = answer("rag", lambda c: " x", ask(("who?", "x")), dict_searcher({"who?": '"T"\n' + "word " * 500}))
     prompt = engine.seen[0][0]
-    assert prompt.startswith("question : who?\nDoc 1") and prompt.endswith("\nanswer :")
-    assert len(prompt) == len("question : who?\nanswer :") + LOOP.max_observation_tokens + 1
+    assert prompt.startswith("Reading: who?\n\nDoc 1") and prompt.endswith("answer:")
+    assert len(prompt) == len("Reading: who?\n\n\n\nanswer:") + LOOP.max_observation_tokens + 1
 
 
 def test_the_prompt_for_a_large_model_is_an_instruction_in_its_chat_template(answer, scripted, ask):
