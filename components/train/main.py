@@ -53,7 +53,7 @@ def run(
         searcher = open_searcher(index)
         with (
             ConcurrentSearch(searcher, config.loop.top_k) as client,
-            open_tracker(f"train-{config.algorithm}", folder, {"step": "train"}, config.model_dump()) as tracker,
+            open_tracker(_run_name(config), folder, {"step": "train"}, config.model_dump()) as tracker,
             TrainProgress(config.steps, state.step) as progress,
         ):
             trainer = Trainer(
@@ -82,6 +82,10 @@ def _check(config: TrainConfig) -> None:
             "2 or more",
             "set train.episodes_per_question, for example to 5",
         )
+
+
+def _run_name(config: TrainConfig) -> str:
+    return f"train-{config.algorithm}" + ("" if config.loop.search_enabled else "-no-search")
 
 
 def _pad_id(tokenizer: Any) -> int:
