@@ -158,7 +158,7 @@ def test_whoever_is_ready_continues_while_another_search_is_slow(make_engine, ma
                 return future
 
             def answer():
-                gate.wait(5)
+                events.append("slow answered" if gate.wait(1) else "nobody went on")
                 future.set_result([])
 
             threading.Thread(target=answer, daemon=True).start()
@@ -178,8 +178,8 @@ def test_whoever_is_ready_continues_while_another_search_is_slow(make_engine, ma
         reproducible=False,
         on_finished=finished,
     )
-    assert events.index("q1 ended") < events.index("q0 ended")
-    assert sorted(events) == ["a", "a", "q0 ended", "q1 ended", "slow"]
+    assert events.index("q1 ended") < events.index("slow answered") < events.index("q0 ended")
+    assert sorted(events) == ["a", "a", "q0 ended", "q1 ended", "slow", "slow answered"]
 
 
 def test_equal_queries_share_a_future_and_not_an_episode(make_engine, make_tasks, tokenizer):
