@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+from components.agent.actions import STOP_STRINGS
+
 
 @dataclass(frozen=True, slots=True)
 class TurnRequest:
@@ -16,6 +18,8 @@ class TurnRequest:
     """0 is greedy; otherwise the whole distribution is sampled (no top-p, no top-k)."""
     seed: int
     """Same seed, same context, same engine: same tokens, whatever else is in the batch."""
+    stop_strings: tuple[str, ...] = STOP_STRINGS
+    """The turn ends with the first of these that the model completes; none at all is allowed."""
 
 
 @dataclass(frozen=True, slots=True)

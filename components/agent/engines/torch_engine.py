@@ -14,11 +14,8 @@ import numpy as np
 import torch
 from transformers import Cache, CacheLayerMixin
 
-from components.agent.actions import STOP_STRINGS
 from components.agent.engines.protocol import TurnOutput, TurnRequest
 from components.agent.engines.sampling import sample_tokens
-
-_LONGEST_STOP_TOKENS = max(map(len, STOP_STRINGS)) + 1
 
 
 class _SlotLayer(CacheLayerMixin):
@@ -56,10 +53,20 @@ class _SlotLayer(CacheLayerMixin):
         return self.num_columns
 
 
+@dataclass(frozen=True, slots=True)
+class _Stops:
+    """Stop strings, the only tokens worth looking at for them, and how many tokens such a string can span."""
+
+    strings: tuple[str, ...]
+    closing_ids: frozenset[int]
+    span_tokens: int
+
+
 @dataclass(slots=True)
 class _Running:
     request: TurnRequest
     slot: int
+    stops: _Stops
     token_ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
 
@@ -80,9 +87,7 @@ class TorchEngine:
         num_layers = model.config.get_text_config().num_hidden_layers
         self._layers = [_SlotLayer(num_slots, max_context_tokens + 1) for _ in range(num_layers)]
         self._cache = Cache(layers=self._layers)
-        tokens = tokenizer.convert_ids_to_tokens(range(len(tokenizer)))
-        self._may_close = {i for i, token in enumerate(tokens) if (token and token.rstrip().endswith(">")) or
-                           (token and ">" in token)}  # fmt: skip
+        self._stops: dict[tuple[str, ...], _Stops] = {}
         self._eos_ids = _eos_ids(model, tokenizer)
         self._pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
         self.reset_cache()
@@ -133,6 +138,14 @@ class TorchEngine:
         logprobs = self.model(input_ids=ids, use_cache=False).logits[0, :-1].float().log_softmax(-1)
         return logprobs.gather(-1, ids[0, 1:, None]).squeeze(-1).tolist()
 
+    def _stops_for(self, strings: tuple[str, ...]) -> _Stops:
+        if strings not in self._stops:
+            last = {string[-1] for string in strings}
+            texts = (self.tokenizer.decode([i]) for i in range(len(self.tokenizer))) if last else ()
+            closing = frozenset(i for i, text in enumerate(texts) if not last.isdisjoint(text))
+            self._stops[strings] = _Stops(strings, closing, max(map(len, strings), default=0) + 1)
+        return self._stops[strings]
+
     def _num_ready(self) -> int:
         continuing = sum(request.sequence_id in self._slot_of for request in self._waiting)
         return continuing + min(len(self._waiting) - continuing, len(self._free_slots))
@@ -150,7 +163,7 @@ class TorchEngine:
             if slot is None:
                 still_waiting.append(request)
             else:
-                admitted.append(_Running(request, slot))
+                admitted.append(_Running(request, slot, self._stops_for(request.stop_strings)))
         self._waiting = still_waiting
         return admitted
 
@@ -231,9 +244,9 @@ class TorchEngine:
     def _finish(self, turn: _Running, token: int):
         if token in self._eos_ids:
             return "eos"
-        if token in self._may_close:
-            tail = self.tokenizer.decode(turn.token_ids[-_LONGEST_STOP_TOKENS:])
-            if any(stop in tail for stop in STOP_STRINGS):
+        if token in turn.stops.closing_ids:
+            tail = self.tokenizer.decode(turn.token_ids[-turn.stops.span_tokens :])
+            if any(stop in tail for stop in turn.stops.strings):
                 return "stop"
         return "length" if len(turn.token_ids) >= turn.request.max_new_tokens else None
 

@@ -1,5 +1,6 @@
 """The engine against plain forward passes and Hugging Face's own generation, for two model families."""
 
+import re
 from typing import ClassVar
 
 import pytest
@@ -254,6 +255,44 @@ def test_turn_ends_exactly_where_it_should(pieces, finish, make_model):
     output = run(engine, [request(0, [1], new=len(ids) if finish == "length" else 30, temperature=0.0)])[0]
     assert (output.token_ids, output.finish) == (ids, finish)
     assert len(output.logprobs) == len(ids)
+
+
+@pytest.mark.parametrize(
+    ("stop_strings", "text", "finish"),
+    [
+        pytest.param(("]\n",), "Find[x]\n", "stop", id="two-characters"),
+        pytest.param(("\n", "]\n"), "a.\n", "stop", id="whichever-comes-first"),
+        pytest.param((" Doc", "\n"), "ab Doc", "stop", id="ends-in-a-letter"),
+        pytest.param(("]\n",), "a]b\n", "length", id="interrupted"),
+        pytest.param(("\n",), "ab</search>", "length", id="the-tags-of-the-loop-are-replaced"),
+        pytest.param((), "ab</answer>\n", "length", id="none"),
+    ],
+)
+def test_a_request_may_bring_its_own_stop_strings(stop_strings, text, finish, make_model):
+    tokenizer = LetterVocabulary(("\n", "</search>", "</answer>", "]\n"))
+    pieces = [tokenizer.pieces.index(piece) for piece in _pieces_of(text)]
+    engine = make_engine(forced(make_model, pieces, tokenizer), tokenizer)
+    own = TurnRequest(0, [1], len(pieces) if finish == "length" else 30, 0.0, 0, stop_strings)
+    output = run(engine, [own])[0]
+    assert (output.token_ids, output.finish) == (pieces, finish)
+
+
+def _pieces_of(text):
+    """Cut into letters, tags whole."""
+    return [piece for piece in re.split(r"(</\w+>|)", text) if piece]
+
+
+def test_requests_of_one_batch_stop_each_at_its_own_strings(make_model):
+    tokenizer = LetterVocabulary(("\n", "</search>"))
+    ids = tokenizer.ids("ab") + [
+        tokenizer.pieces.index("\n"),
+        *tokenizer.ids("cd"),
+        tokenizer.pieces.index("</search>"),
+    ]
+    engine = make_engine(forced(make_model, ids, tokenizer), tokenizer)
+    line = TurnRequest(1, [1], 30, 0.0, 0, ("\n",))
+    outputs = run(engine, [request(0, [1], new=30, temperature=0.0), line])
+    assert (outputs[0].token_ids, outputs[1].token_ids) == (ids, ids[:3])
 
 
 def test_tags_of_the_prompt_stop_nothing(make_model):
