@@ -170,7 +170,7 @@ def test_whoever_is_ready_continues_while_another_search_is_slow(make_engine, ma
 
     scripts = [["<search>slow</search>", "<answer>x</answer>"], ["<search>a</search>"] * 2 + ["<answer>y</answer>"]]
     rollout(
-        make_engine(scripts),
+        BatchEngine(make_engine(scripts)),
         Client(),
         make_tasks("p", "p"),
         LOOP,

@@ -30,7 +30,7 @@ def test_loss_falls_and_is_reported(tmp_path):
     first = made(tmp_path / "one", steps=1)[0][-1]
     reports, _ = made(tmp_path / "more", steps=25, learning_rate=1e-2)
     assert reports[-1].step == 25
-    assert reports[-1].loss < 0.8 * first.loss
+    assert reports[-1].loss < 0.9 * first.loss
     assert all(isfinite(value) for value in asdict(reports[-1]).values())
     assert reports[-1].tokens > 25 * 8 * 20
 

@@ -2,6 +2,7 @@
 
 import re
 from concurrent.futures import Future
+from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
@@ -9,12 +10,13 @@ import pytest
 import torch
 
 from components.agent.engines.protocol import TurnOutput
-from components.contracts.errors import SearchError, TrainingStopped
+from components.contracts.errors import QuestionError, SearchError, TrainingStopped
 from components.contracts.passage import Passage, ScoredPassage
 from components.contracts.question import Question
 from components.storage import open_storage
 from components.train.checkpoint import Checkpoints, TrainState
 from components.train.learner import Learner
+from components.train.supervised import SupervisedTrainer
 from components.train.trainer import Trainer
 
 NUM_DEV = 10
@@ -110,7 +112,9 @@ def make_trainer(tmp_path, make_config, make_policy):
         base = {"questions_per_step": 6, "set_shares": {"nq": 1.0}, "steps": 6, "save_every_steps": 1}
         base |= {"loop": {"max_searches": 1, "max_turn_tokens": 24, "max_context_tokens": 160}, "row_tokens": 160}
         config = make_config(**base | values)
-        return Trainer(
+        storage = open_storage(f"file://{tmp_path}/{folder}")
+        trainer_class = partial(SupervisedTrainer, storage=storage) if config.is_supervised else Trainer
+        return trainer_class(
             config,
             Learner(make_policy(0, vocabulary=128), config, pad_id=0),
             Pupil(dev_scores, valid),
@@ -118,7 +122,7 @@ def make_trainer(tmp_path, make_config, make_policy):
             client or Client(),
             {"nq": [question("nq", 100 + i) for i in range(40)]},
             [question("nq", i) for i in range(NUM_DEV)],
-            Checkpoints(open_storage(f"file://{tmp_path}/{folder}")),
+            Checkpoints(storage),
             Log(),
             tmp_path / folder / "metrics.jsonl",
             lambda state, metrics: None,
@@ -270,18 +274,117 @@ def test_other_algorithms_train_in_groups(make_trainer, settings):
 
 
 def documented() -> list[str]:
-    """Patterns of the metrics in docs/metrics.md."""
+    """Patterns of the metrics of reinforcement learning in docs/metrics.md."""
     text = (Path(__file__).parents[3] / "docs" / "metrics.md").read_text()
-    keys = [line.split("|")[1] for line in text.splitlines() if line.startswith("| `")]
+    rows = [line for line in text.splitlines() if line.startswith("| `") and "rejection sampling" not in line]
+    keys = [row.split("|")[1] for row in rows]
     names = [name for key in keys for name in re.findall(r"`([^`]+)`", key)]
     patterns = [re.escape(name).replace(r"\[", "(").replace(r"\]", ")?") for name in names]
     return [re.sub(r"<\w+>", ".+", pattern) for pattern in patterns]
 
 
 def test_every_metric_is_documented_and_every_documented_one_is_logged(make_trainer):
-    trainer = make_trainer([0.5], steps=1)
-    trainer.run(TrainState())
-    logged = {name for _, metrics in trainer.tracker.lines for name in metrics}
+    trainers = [
+        make_trainer([0.5], steps=1),
+        make_trainer([0.5], steps=1, folder="kept", algorithm="rejection_sampling"),
+    ]
+    for trainer in trainers:
+        trainer.run(TrainState())
+    logged = {name for trainer in trainers for _, metrics in trainer.tracker.lines for name in metrics}
     assert [name for name in logged if not any(re.fullmatch(pattern, name) for pattern in documented())] == []
     missing = [pattern for pattern in documented() if not any(re.fullmatch(pattern, name) for name in logged)]
     assert missing == ["health/nonfinite"]
+
+
+SUPERVISED = [
+    pytest.param({"algorithm": "sft", "policy_optimizer": {"learning_rate": 3e-3}}, id="sft"),
+    pytest.param({"algorithm": "rejection_sampling", "rollout_steps": 2, "episodes_per_question": 3}, id="rejection"),
+]
+
+
+@pytest.mark.parametrize("settings", SUPERVISED)
+def test_baselines_learn_and_end_with_the_best_weights_of_the_dev_questions(make_trainer, settings):
+    trainer = make_trainer([0.1, 0.2, 0.1, 0.5, 0.4], steps=4, dev=EVERY_STEP, **settings)
+    state = trainer.run(TrainState())
+    assert (state.step, state.best_step, state.best_dev_em) == (4, 3, 0.5)
+    losses = [metrics["loss/imitation"] for _, metrics in trainer.tracker.lines[1:]]
+    assert losses[-1] < losses[0]
+    ended_with = weights(trainer.learner.policy)
+    trainer.checkpoints.restore("step_000003", trainer.learner)
+    assert torch.equal(weights(trainer.learner.policy), ended_with)
+
+
+@pytest.mark.parametrize("settings", SUPERVISED)
+def test_killed_baseline_resumes_to_the_same_bits(make_trainer, settings):
+    whole, killed, resumed = (make_trainer([0.3], folder=name, **settings) for name in ("whole", "killed", "killed"))
+    whole.run(TrainState())
+    killed.announce = kill_after(3)
+    with pytest.raises(KeyboardInterrupt):
+        killed.run(TrainState())
+    state = resumed.run(resumed.checkpoints.restore(resumed.checkpoints.complete()[-1], resumed.learner))
+    assert state.step == 6
+    assert torch.equal(weights(resumed.learner.policy), weights(whole.learner.policy))
+    assert not [request for request in resumed.engine.requests if request.temperature]
+
+
+def test_gold_answers_are_learned_once_per_question_whatever_the_group(make_trainer):
+    trainer = make_trainer([0.5], algorithm="sft", episodes_per_question=4)
+    metrics = trainer.train_step(TrainState())
+    assert metrics["imitation/episodes"] == 6
+    assert metrics["imitation/tokens"] == 6 * len("<answer> yes</answer>")
+    assert trainer.engine.requests == []
+    assert trainer.engine.resets == 1
+
+
+def test_gold_answers_that_fit_no_turn_are_refused(make_trainer):
+    loop = {"max_searches": 1, "max_turn_tokens": 8, "max_context_tokens": 160}
+    with pytest.raises(QuestionError, match="at most 8 tokens"):
+        make_trainer([0.5], algorithm="sft", loop=loop).train_step(TrainState())
+
+
+REJECTION = {"algorithm": "rejection_sampling", "rollout_steps": 2, "episodes_per_question": 3}
+
+
+def test_only_right_episodes_are_imitated_and_only_their_model_tokens(make_trainer):
+    trainer, state = make_trainer([0.5], **REJECTION), TrainState()
+    metrics = trainer.train_step(state)
+    sampled = [episode for step in range(2) for episode in make_trainer([0.5], **REJECTION).collect(step)[1]]
+    right = [episode for episode in sampled if episode.answer == "yes"]
+    assert 6 < len(right) < len(sampled) == 36
+    assert [s.token_ids for s in trainer.right_episodes] == [episode.token_ids for episode in right]
+    for kept, episode in zip(trainer.right_episodes, right, strict=True):
+        assert kept.trained_positions == [i for i, sampled in enumerate(episode.is_model_token) if sampled]
+    assert (metrics["rollout/num_kept"], metrics["rollout/frac_kept"]) == (len(right), len(right) / 36)
+    assert metrics["imitation/episodes"] == 6
+    assert state.tokens == metrics["imitation/tokens"]
+
+
+def test_kill_between_rollout_steps_repeats_none_of_them(make_trainer):
+    whole, killed, resumed = (make_trainer([0.3], folder=name, **REJECTION) for name in ("whole", "killed", "killed"))
+    whole.train_step(TrainState())
+    killed.client = ClientOfOneStep()
+    with pytest.raises(KeyboardInterrupt):
+        killed.train_step(TrainState())
+    resumed.train_step(TrainState())
+    assert len(resumed.engine.requests) == len(whole.engine.requests) / 2
+    assert resumed.right_episodes == whole.right_episodes
+    assert torch.equal(weights(resumed.learner.policy), weights(whole.learner.policy))
+
+
+class ClientOfOneStep(Client):
+    """Is killed by the first query of the second rollout step."""
+
+    def submit(self, query) -> Future:
+        if len(self.queries) == 18:
+            raise KeyboardInterrupt
+        return super().submit(query)
+
+
+def test_base_model_that_is_never_right_is_said_to_be(make_trainer):
+    with pytest.raises(TrainingStopped, match="None of the base model's 36 episodes was right"):
+        make_trainer([0.5], valid=False, **REJECTION).train_step(TrainState())
+
+
+def test_too_many_failed_searches_stop_the_sampling(make_trainer):
+    with pytest.raises(SearchError, match="18 of 18 searches"):
+        make_trainer([0.5], Client(18), **REJECTION).train_step(TrainState())
