@@ -262,7 +262,7 @@ def test_turn_ends_exactly_where_it_should(pieces, finish, make_model):
     [
         pytest.param(("]\n",), "Find[x]\n", "stop", id="two-characters"),
         pytest.param(("\n", "]\n"), "a.\n", "stop", id="whichever-comes-first"),
-        pytest.param((" Doc", "\n"), "ab Doc", "stop", id="ends-in-a-letter"),
+        pytest.param(("\nDoc", "xDoc"), "abxDoc", "stop", id="ends-in-a-letter"),
         pytest.param(("]\n",), "a]b\n", "length", id="interrupted"),
         pytest.param(("\n",), "ab</search>", "length", id="the-tags-of-the-loop-are-replaced"),
         pytest.param((), "ab</answer>\n", "length", id="none"),
@@ -284,7 +284,8 @@ def _pieces_of(text):
 
 def test_requests_of_one_batch_stop_each_at_its_own_strings(make_model):
     tokenizer = LetterVocabulary(("\n", "</search>"))
-    ids = tokenizer.ids("ab") + [
+    ids = [
+        *tokenizer.ids("ab"),
         tokenizer.pieces.index("\n"),
         *tokenizer.ids("cd"),
         tokenizer.pieces.index("</search>"),
