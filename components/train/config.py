@@ -64,11 +64,16 @@ class DevConfig(StepConfig):
 class TrainConfig(StepConfig):
     """One training run."""
 
-    algorithm: Literal["ppo", "grpo", "reinforce_loo"] = "ppo"
+    algorithm: Literal["ppo", "grpo", "reinforce_loo", "sft", "rejection_sampling"] = "ppo"
+    """The last two are the paper's trained baselines (section 4.2): imitation of gold answers, and of the base
+    model's own correct episodes."""
     steps: int = Field(default=60, ge=1)
     questions_per_step: int = Field(default=384, ge=1)
     episodes_per_question: int = Field(default=1, ge=1)
-    """Group size; at least 2 for grpo and reinforce_loo."""
+    """Group size; at least 2 for grpo and reinforce_loo. The paper's rejection sampling takes 5."""
+    rollout_steps: int = Field(default=4, ge=1)
+    """Rejection sampling asks the base model the questions of so many steps before it learns from the right
+    episodes, `questions_per_step` of them in a step."""
     minibatches: int = Field(default=4, ge=1)
     """Optimizer updates made from the episodes of a step."""
     row_tokens: int = Field(default=160, ge=16)
@@ -94,3 +99,8 @@ class TrainConfig(StepConfig):
     threads: int = Field(default=2, ge=1)
     """CPU threads of torch."""
     seed: int = Field(default=0, ge=0)
+
+    @property
+    def is_supervised(self) -> bool:
+        """Whether the model imitates given text instead of earning rewards."""
+        return self.algorithm in ("sft", "rejection_sampling")

@@ -4,6 +4,7 @@ Legend: M trained tokens of a step in flat order.
 """
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -14,7 +15,7 @@ from components.train.config import OptimizerConfig, TrainConfig
 from components.train.experience import Experience
 from components.train.losses import kl_loss, policy_loss, value_loss
 from components.train.model import Critic, frozen_copy, in_flat_order, token_logprobs
-from components.train.packing import PackedRows, pack
+from components.train.packing import EpisodeTokens, PackedRows, pack
 from components.train.ranks import sum_over_ranks
 
 
@@ -47,7 +48,7 @@ class Learner:
         if self.config.algorithm == "ppo":
             self.critic = Critic(self.policy)
             self.optimizers["critic"] = _adamw(self.critic, self.config.critic_optimizer)
-        if self.config.loss.kl_coefficient:
+        if self.config.loss.kl_coefficient and not self.config.is_supervised:
             self.reference = frozen_copy(self.policy)
         self.optimizers["policy"] = _adamw(self.policy, self.config.policy_optimizer)
 
@@ -57,7 +58,10 @@ class Learner:
 
     def rows(self, experience: Experience, chosen: list[int] | None = None) -> list[PackedRows]:
         """Return the packed micro-batches of all episodes, or of the `chosen` ones."""
-        sequences = experience.sequences if chosen is None else [experience.sequences[i] for i in chosen]
+        return self.packed(experience.sequences if chosen is None else [experience.sequences[i] for i in chosen])
+
+    def packed(self, sequences: Sequence[EpisodeTokens]) -> list[PackedRows]:
+        """Return the micro-batches of `sequences`."""
         device = next(self.policy.parameters()).device
         return pack(sequences, self.config.row_tokens, self.config.micro_batch_rows, self.pad_id, device)
 
@@ -86,20 +90,23 @@ class Learner:
         Raises:
             TrainingStopped: more than `max_skipped_steps` updates in a row had a non-finite loss or gradient.
         """
-        self._set_learning_rates(step)
-        order = list(range(len(experience.episodes)))
-        random.Random(f"{self.config.seed} {step} minibatches").shuffle(order)
-        size = -(-len(order) // self.config.minibatches)
+        self.set_learning_rates(step)
         starts = np.concatenate([[0], experience.mask_NA.sum(1).cumsum()])
         totals: dict[str, float] = {}
-        for begin in range(0, len(order), size):
-            chosen = sorted(order[begin : begin + size])
+        for chosen in self.minibatches(len(experience.episodes), step):
             flat = torch.from_numpy(np.concatenate([np.arange(starts[i], starts[i + 1]) for i in chosen]))
             for name, value in self._update_minibatch(self.rows(experience, chosen), flat, targets).items():
                 totals[name] = max(totals.get(name, 0.0), value) if name.endswith("/max") else (
                     totals.get(name, 0.0) + value
                 )  # fmt: skip
         return _averages(totals)
+
+    def minibatches(self, count: int, step: int) -> list[list[int]]:
+        """Return the indices of `count` sequences, shuffled into the minibatches of `step`."""
+        order = list(range(count))
+        random.Random(f"{self.config.seed} {step} minibatches").shuffle(order)
+        size = -(-count // self.config.minibatches)
+        return [sorted(order[begin : begin + size]) for begin in range(0, count, size)]
 
     def _update_minibatch(self, batches: list[PackedRows], flat: torch.Tensor, targets: Targets) -> dict[str, float]:
         """Accumulate gradients over micro-batches; the global token count makes their split irrelevant."""
@@ -112,7 +119,7 @@ class Learner:
                 totals[name] = max(totals.get(name, 0.0), value) if name.endswith("/max") else (
                     totals.get(name, 0.0) + value
                 )  # fmt: skip
-        totals |= self._step_optimizers(finite=np.isfinite(totals["sum/loss/policy"]))
+        totals |= self.step_optimizers(finite=np.isfinite(totals["sum/loss/policy"]))
         return totals
 
     def _backward(
@@ -157,7 +164,12 @@ class Learner:
             sums["sum/loss/value"] = error.item()
         return sums
 
-    def _step_optimizers(self, *, finite: bool) -> dict[str, float]:
+    def step_optimizers(self, *, finite: bool) -> dict[str, float]:
+        """Clip and apply the accumulated gradients, unless a number is not finite, and clear them.
+
+        Raises:
+            TrainingStopped: more than `max_skipped_steps` updates in a row had a non-finite loss or gradient.
+        """
         norms = {}
         for name, module in self.modules().items():
             limit = getattr(self.config, f"{name}_optimizer").max_grad_norm
@@ -176,7 +188,8 @@ class Learner:
             )
         return {"sum_updates/grad_norm": norms["policy"], "skipped_updates": float(self.skipped_in_a_row > 0)}
 
-    def _set_learning_rates(self, step: int) -> None:
+    def set_learning_rates(self, step: int) -> None:
+        """Give every optimizer the rate of `step`."""
         for name, optimizer in self.optimizers.items():
             config = getattr(self.config, f"{name}_optimizer")
             for group in optimizer.param_groups:

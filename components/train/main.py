@@ -2,6 +2,7 @@
 
 import shutil
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from components.train.checkpoint import Checkpoints, TrainState
 from components.train.config import TrainConfig
 from components.train.learner import Learner
 from components.train.progress import TrainProgress
+from components.train.supervised import SupervisedTrainer
 from components.train.trainer import Trainer
 
 METRICS_NAME = "metrics.jsonl"
@@ -29,20 +31,21 @@ METRICS_NAME = "metrics.jsonl"
 def run(
     config: TrainConfig, context: StepContext, base_model: Manifest, index: Manifest, questions: Manifest
 ) -> StepResult:
-    """Teach the model to search by reinforcement learning; resumes from its newest complete checkpoint.
+    """Train the model, by reinforcement learning or as a baseline; resumes from its newest complete checkpoint.
 
     Raises:
         ConfigError: the algorithm needs groups and `episodes_per_question` is 1.
         QuestionError: there are no dev questions.
         SearchError: too many searches failed.
-        TrainingStopped: one of the stability rules ended the training.
+        TrainingStopped: one of the stability rules ended the training, or there was nothing to imitate.
     """
     _check(config)
     torch.set_num_threads(config.threads)
     torch.manual_seed(config.seed)
     inputs = {"base_model": base_model, "index": index, "questions": questions}
     work_uri = context.work_uri(inputs)
-    checkpoints = Checkpoints(open_storage(work_uri))
+    storage = open_storage(work_uri)
+    checkpoints = Checkpoints(storage)
     policy, tokenizer = load_model(fetch(base_model) / "model")
     learner = Learner(policy, config, _pad_id(tokenizer))
     with tempfile.TemporaryDirectory() as scratch:
@@ -56,7 +59,8 @@ def run(
             open_tracker(_run_name(config), folder, {"step": "train"}, config.model_dump()) as tracker,
             TrainProgress(config.steps, state.step) as progress,
         ):
-            trainer = Trainer(
+            trainer_class = partial(SupervisedTrainer, storage=storage) if config.is_supervised else Trainer
+            trainer = trainer_class(
                 config,
                 learner,
                 TorchEngine(
@@ -75,7 +79,7 @@ def run(
 
 
 def _check(config: TrainConfig) -> None:
-    if config.algorithm != "ppo" and config.episodes_per_question < 2:
+    if config.algorithm in ("grpo", "reinforce_loo") and config.episodes_per_question < 2:
         raise ConfigError(
             f"train.algorithm = {config.algorithm!r} compares episodes of one question, but "
             f"train.episodes_per_question = {config.episodes_per_question}",
@@ -85,7 +89,8 @@ def _check(config: TrainConfig) -> None:
 
 
 def _run_name(config: TrainConfig) -> str:
-    return f"train-{config.algorithm}" + ("" if config.loop.search_enabled else "-no-search")
+    without_search = not config.loop.search_enabled and config.algorithm != "sft"
+    return f"train-{config.algorithm.replace('_', '-')}" + ("-no-search" if without_search else "")
 
 
 def _pad_id(tokenizer: Any) -> int:

@@ -9,6 +9,9 @@ from tqdm import tqdm
 
 from components.train.checkpoint import TrainState
 
+SHOWN = {"reward": "reward/mean", "searches": "rollout/num_searches/mean", "loss": "loss/imitation"}
+"""Word -> metric, where a step has it."""
+
 
 class TrainProgress:
     """Announces every step; `announce` is called after it."""
@@ -20,11 +23,8 @@ class TrainProgress:
 
     def announce(self, state: TrainState, metrics: dict[str, float]) -> None:
         """Show the step that was just made."""
-        shown = {
-            "reward": metrics["reward/mean"],
-            "searches": metrics["rollout/num_searches/mean"],
-            "dev EM": state.em_curve[-1][1],
-        }
+        shown = {name: metrics[key] for name, key in SHOWN.items() if key in metrics}
+        shown["dev EM"] = state.em_curve[-1][1]
         if self._bar is not None:
             self._bar.set_postfix({name: f"{value:.2f}" for name, value in shown.items()})
             self._bar.update(state.step - self._bar.n)

@@ -4,10 +4,13 @@ import hashlib
 import random
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from typing import TypeVar
 
 from components.contracts.errors import ConfigError
 from components.contracts.question import Question
 from components.train.config import TrainConfig
+
+Item = TypeVar("Item")
 
 
 def questions_of_step(by_set: Mapping[str, Sequence[Question]], config: TrainConfig, step: int) -> list[Question]:
@@ -24,7 +27,7 @@ def questions_of_step(by_set: Mapping[str, Sequence[Question]], config: TrainCon
             raise ConfigError(
                 f"train.set_shares names {name!r}, which has no training questions", ", ".join(sorted(by_set))
             )
-        chosen += [_nth(by_set[name], name, step * count + i, config.seed) for i in range(count)]
+        chosen += [nth(by_set[name], name, step * count + i, config.seed) for i in range(count)]
     return [question for question in chosen for _ in range(config.episodes_per_question)]
 
 
@@ -43,9 +46,10 @@ def episode_seed(seed: int, step: int, index: int) -> int:
     return int.from_bytes(digest[:8], "big") >> 1
 
 
-def _nth(questions: Sequence[Question], name: str, position: int, seed: int) -> Question:
-    epoch, offset = divmod(position, len(questions))
-    return questions[_order(len(questions), f"{seed} {name} {epoch}")[offset]]
+def nth(items: Sequence[Item], name: str, position: int, seed: int) -> Item:
+    """Return the item at `position` of an endless walk over `items`, in a seeded order that is new in each epoch."""
+    epoch, offset = divmod(position, len(items))
+    return items[_order(len(items), f"{seed} {name} {epoch}")[offset]]
 
 
 @lru_cache(maxsize=16)

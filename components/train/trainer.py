@@ -73,11 +73,11 @@ class Trainer:
 
     def train_step(self, state: TrainState) -> dict[str, float]:
         """Make one step and return its metrics (docs/metrics.md)."""
-        clock = _Clock()
+        clock = Clock()
         questions, episodes = self.collect(state.step)
         clock.lap("rollout")
         outcomes = rewards(episodes, questions, self.config.reward)
-        experience = self._usable(episodes, questions, outcomes)
+        experience = self.usable(episodes, questions, outcomes)
         targets, scoring = self.advantages(experience)
         clock.lap("score")
         learning = self.learner.update(experience, targets, state.step)
@@ -145,7 +145,7 @@ class Trainer:
         if save:
             self.checkpoints.save(self.learner, state, self.metrics_file)
 
-    def _usable(self, episodes: list[Episode], questions: list[Question], outcomes: list[float]) -> Experience:
+    def usable(self, episodes: list[Episode], questions: list[Question], outcomes: list[float]) -> Experience:
         """Return the experience without episodes whose search failed.
 
         Raises:
@@ -178,12 +178,15 @@ class Trainer:
         return state
 
 
-class _Clock:
+class Clock:
+    """Seconds of each part of a step, as metrics."""
+
     def __init__(self) -> None:
         self.laps: dict[str, float] = {}
         self._last_s = time.monotonic()
 
     def lap(self, name: str) -> None:
+        """End the part `name`."""
         now_s = time.monotonic()
         self.laps[f"time/{name}_s"] = now_s - self._last_s
         self._last_s = now_s

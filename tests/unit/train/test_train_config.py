@@ -21,6 +21,7 @@ def test_groups_of_one_are_refused_with_the_remedy(algorithm):
     [
         pytest.param({"algoritm": "ppo"}, "did you mean 'algorithm'", id="misspelt-key"),
         pytest.param({"algorithm": "dpo"}, "train.algorithm = 'dpo'", id="unknown-algorithm"),
+        pytest.param({"rollout_steps": 0}, "train.rollout_steps = 0", id="no-rollouts-to-imitate"),
         pytest.param({"steps": 0}, "train.steps = 0", id="no-steps"),
         pytest.param({"temperature": 0}, "train.temperature = 0", id="greedy-training"),
         pytest.param({"set_shares": {}}, "train.set_shares", id="no-sets"),
