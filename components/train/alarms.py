@@ -18,9 +18,14 @@ def observe_dev(state: TrainState, dev_em: float, config: DevConfig) -> bool:
 
 
 def observe_rollouts(state: TrainState, valid_action_frac: float, config: DevConfig) -> None:
-    """Record the share of valid actions of a training step in `state`."""
+    """Record the share of valid actions of a training step in `state`.
+
+    A model that has not learned the format yet has nothing to collapse from: only a share that was once
+    above the limit can fall below it.
+    """
     below = valid_action_frac < config.min_valid_action_frac
-    state.invalid_in_a_row = state.invalid_in_a_row + 1 if below else 0
+    state.was_valid = state.was_valid or not below
+    state.invalid_in_a_row = state.invalid_in_a_row + 1 if below and state.was_valid else 0
 
 
 def collapse_reason(state: TrainState) -> str:

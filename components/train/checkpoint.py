@@ -33,6 +33,8 @@ class TrainState:
     em_curve: list[list[float]] = field(default_factory=list)
     """[step, dev EM] of every dev evaluation."""
     drops_in_a_row: int = 0
+    was_valid: bool = False
+    """Whether valid actions have ever been common."""
     invalid_in_a_row: int = 0
     num_rollbacks: int = 0
     rate_scale: float = 1.0

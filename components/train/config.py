@@ -67,7 +67,7 @@ class TrainConfig(StepConfig):
     algorithm: Literal["ppo", "grpo", "reinforce_loo", "sft", "rejection_sampling"] = "ppo"
     """The last two are the paper's trained baselines (section 4.2): imitation of gold answers, and of the base
     model's own correct episodes."""
-    steps: int = Field(default=60, ge=1)
+    steps: int = Field(default=50, ge=1)
     questions_per_step: int = Field(default=384, ge=1)
     episodes_per_question: int = Field(default=1, ge=1)
     """Group size; at least 2 for grpo and reinforce_loo. The paper's rejection sampling takes 5."""

@@ -41,7 +41,13 @@ def test_reason_names_the_numbers():
 
 @pytest.mark.parametrize(
     ("shares", "collapsed"),
-    [([0.1, 0.1], False), ([0.1, 0.1, 0.1], True), ([0.1, 0.1, 0.5, 0.1, 0.1], False), ([0.3] * 5, False)],
+    [
+        pytest.param([0.9, 0.1, 0.1], False, id="two-steps-below"),
+        pytest.param([0.9, 0.1, 0.1, 0.1], True, id="three-steps-below"),
+        pytest.param([0.9, 0.1, 0.1, 0.5, 0.1, 0.1], False, id="recovered-between"),
+        pytest.param([0.3] * 5, False, id="at-the-limit"),
+        pytest.param([0.1] * 9, False, id="never-above"),
+    ],
 )
 def test_rare_valid_actions(shares, collapsed):
     state = TrainState(em_curve=[[0, 0.1]])

@@ -203,7 +203,7 @@ def kill_after(step):
 
 
 def test_rare_valid_actions_return_to_the_best_weights(make_trainer):
-    state = make_trainer([0.5], valid=False, steps=4, dev={"every_steps": 50}).run(TrainState())
+    state = make_trainer([0.5], valid=False, steps=4, dev={"every_steps": 50}).run(TrainState(was_valid=True))
     assert (state.num_rollbacks, state.best_step) == (1, 4)
 
 
