@@ -126,6 +126,16 @@ def test_pruning_keeps_the_newest_two_and_the_best(storage, checkpoints, metrics
     assert {info.key.split("/")[0] for info in storage.list()} == {"step_000002", "step_000004", "step_000005"}
 
 
+def test_a_bucket_serves_as_well_as_a_disk(s3_root, metrics_file, make_learner):
+    checkpoints, learner = Checkpoints(open_storage(f"{s3_root}/work")), make_learner()
+    for step in range(4):
+        checkpoints.save(learner, TrainState(step=step, best_step=0), metrics_file)
+    assert checkpoints.complete() == ["step_000000", "step_000002", "step_000003"]
+    other = make_learner(1)
+    assert checkpoints.restore("step_000003", other).step == 3
+    assert all(torch.equal(a, b) for a, b in zip(bits(learner), bits(other), strict=True))
+
+
 def test_metrics_come_back_only_where_the_machine_has_none(checkpoints, metrics_file, tmp_path, make_learner):
     checkpoints.save(make_learner(), TrainState(step=1), metrics_file)
     fresh = tmp_path / "other machine" / "metrics.jsonl"
