@@ -11,7 +11,7 @@ from components.corpus.convert import Tally, convert
 from components.fictional_world.uri import SCHEME, world_of_uri
 from components.fictional_world.writer import write_world
 from components.storage import publish, sha256_of
-from components.storage.source import fetch_source, public_uri
+from components.storage.source import fetch_source, pinned_uri, public_uri
 from components.storage.work import work_folder
 
 ENDINGS = (".jsonl", ".jsonl.gz", ".parquet")
@@ -20,7 +20,8 @@ ENDINGS = (".jsonl", ".jsonl.gz", ".parquet")
 def run(config: CorpusConfig, context: StepContext) -> StepResult:
     """Return the manifest of the validated corpus; nothing is published when anything is wrong with it."""
     with work_folder(context.work_uri({})) as work, tempfile.TemporaryDirectory(dir=work) as output:
-        files = _source_files(config, work / "source")
+        uri = pinned_uri(config.uri)
+        files = _source_files(config, uri, work / "source")
         tally = convert(files, Path(output), config.max_malformed_lines, config.passages_per_file)
         if tally.num_malformed:
             print(f"corpus: left out {tally.report()}", flush=True)
@@ -30,17 +31,17 @@ def run(config: CorpusConfig, context: StepContext) -> StepResult:
             kind="corpus",
             produced_by=context.produced_by(),
             counts={"passages": tally.num_passages, "malformed_lines": tally.num_malformed},
-            metadata={"source": public_uri(config.uri), "layout": "wiki-18"},
+            metadata={"source": public_uri(uri), "layout": "wiki-18"},
         )
     return StepResult(manifest, card=_card(manifest, tally), metrics=_metrics(manifest, tally))
 
 
-def _source_files(config: CorpusConfig, folder: Path) -> list[Path]:
-    if config.uri.startswith(SCHEME):
-        size, seed = world_of_uri(config.uri)
+def _source_files(config: CorpusConfig, uri: str, folder: Path) -> list[Path]:
+    if uri.startswith(SCHEME):
+        size, seed = world_of_uri(uri)
         write_world(folder, size=size, seed=seed)
         return [folder / "corpus.jsonl"]
-    source = fetch_source(config.uri, folder, lambda name: name.endswith(ENDINGS))
+    source = fetch_source(uri, folder, lambda name: name.endswith(ENDINGS))
     if source.is_file():
         _check_sha256(source, config.source_sha256)
         return [source]

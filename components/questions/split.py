@@ -29,8 +29,13 @@ def of_kinds(questions: list[Question], kinds: Iterable[str]) -> list[Question]:
 
 def without(questions: list[Question], others: Iterable[Question]) -> list[Question]:
     """Return the questions whose normalised text is none of the `others`'."""
-    taken = {_key(question.question) for question in others}
-    return [question for question in questions if _key(question.question) not in taken]
+    taken = {text_key(question.question) for question in others}
+    return [question for question in questions if text_key(question.question) not in taken]
+
+
+def text_key(text: str) -> str:
+    """Return what two questions share that are the same but for case, punctuation, articles and white space."""
+    return normalize_answer(text) or text.casefold().strip()
 
 
 def _drawn(questions: list[Question], count: int, seed: int) -> tuple[list[Question], list[Question]]:
@@ -40,7 +45,3 @@ def _drawn(questions: list[Question], count: int, seed: int) -> tuple[list[Quest
     inside = [question for i, question in enumerate(questions) if i in chosen]
     outside = [question for i, question in enumerate(questions) if i not in chosen]
     return inside, outside
-
-
-def _key(text: str) -> str:
-    return normalize_answer(text) or text.casefold().strip()

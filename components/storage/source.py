@@ -1,23 +1,25 @@
 """Brings foreign data (a path, `https://`, `s3://`, `hf://`) to this machine, as it is; callers judge its bytes."""
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
-from components.contracts.errors import MissingError, StorageError, UserError
+from components.contracts.errors import MissingError, UserError
 from components.storage.http_download import download
+from components.storage.hub_download import dataset_commit, download_dataset
 from components.storage.open import open_storage
 from components.storage.protocol import checked_key
 
 ALLOWED = "a path, https://..., s3://bucket/key, hf://datasets/owner/name[@revision][/path]"
+_HUB = "hf://"
 
 
 def fetch_source(uri: str, folder: Path, wanted: Callable[[str], bool]) -> Path:
     """Return the local file or folder that holds what `uri` names.
 
     A local path is returned as it is. A remote file is downloaded into `folder`, which may hold parts of an
-    earlier attempt; of a remote folder only the files whose relative name is `wanted`.
+    earlier attempt; of a remote folder only the files whose relative name is `wanted`. Files of the Hugging
+    Face Hub stay in its own cache, from which they come again without a network.
 
     Raises:
         MissingError: there is nothing of that name.
@@ -33,8 +35,23 @@ def fetch_source(uri: str, folder: Path, wanted: Callable[[str], bool]) -> Path:
         case "s3":
             return _from_s3(uri, folder, wanted)
         case "hf":
-            return _from_hugging_face(rest, folder, wanted)
+            return download_dataset(*_dataset_of(uri), wanted)
     raise UserError(f"The source {public_uri(uri)!r} is of an unknown kind", ALLOWED)
+
+
+def pinned_uri(uri: str) -> str:
+    """Return `uri` with the commit that its branch or tag names now; what is not of the hub comes back unchanged.
+
+    Raises:
+        MissingError: there is no such data set or revision.
+        UserError: the URI is malformed.
+        StorageError: the hub fails.
+    """
+    if not uri.startswith(_HUB):
+        return uri
+    repository, revision, path = _dataset_of(uri)
+    commit = dataset_commit(repository, revision)
+    return f"{_HUB}datasets/{repository}@{commit}" + (f"/{path}" if path else "")
 
 
 def public_uri(uri: str) -> str:
@@ -68,42 +85,11 @@ def _from_s3(uri: str, folder: Path, wanted: Callable[[str], bool]) -> Path:
     return folder
 
 
-def _from_hugging_face(rest: str, folder: Path, wanted: Callable[[str], bool]) -> Path:
-    kind, _, rest = rest.partition("/")
+def _dataset_of(uri: str) -> tuple[str, str, str]:
+    """Return repository, revision and path of `hf://datasets/owner/name[@revision][/path]`."""
+    kind, _, rest = uri.removeprefix(_HUB).partition("/")
     parts = rest.split("/", 2)
     if kind != "datasets" or len(parts) < 2 or not all(parts[:2]):
-        raise UserError(f"hf://{kind}/{rest} names no data set", "hf://datasets/owner/name[@revision][/path]")
+        raise UserError(f"{uri} names no data set", "hf://datasets/owner/name[@revision][/path]")
     name, _, revision = parts[1].partition("@")
-    return _download_dataset(f"{parts[0]}/{name}", revision or "main", parts[2:], folder, wanted)
-
-
-def _download_dataset(
-    repository: str, revision: str, path: list[str], folder: Path, wanted: Callable[[str], bool]
-) -> Path:
-    try:
-        from huggingface_hub import HfApi
-        from huggingface_hub.errors import EntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError
-    except ImportError:
-        raise UserError("hf:// needs the package huggingface_hub", remedy="pip install huggingface_hub") from None
-    hub = HfApi(endpoint=os.environ.get("HF_ENDPOINT"))
-    prefix = path[0].rstrip("/") if path else ""
-    try:
-        every = hub.list_repo_files(repository, repo_type="dataset", revision=revision)
-        inside = [name for name in every if not prefix or name == prefix or name.startswith(f"{prefix}/")]
-        names = [name for name in inside if name == prefix or wanted(name.removeprefix(f"{prefix}/"))]
-        if not names:
-            raise MissingError(f"Data set {repository}@{revision} holds nothing of use at {prefix or 'its top'!r}")
-        for name in names:
-            hub.hf_hub_download(
-                repository, checked_key(name), repo_type="dataset", revision=revision, local_dir=str(folder)
-            )
-    except (RepositoryNotFoundError, RevisionNotFoundError, EntryNotFoundError) as error:
-        raise MissingError(
-            f"Data set {repository}@{revision} was not found: {str(error).splitlines()[-1]}",
-            remedy="check the name; a private data set needs the environment variable HF_TOKEN",
-        ) from None
-    except (OSError, ValueError, RuntimeError) as error:
-        if isinstance(error, (MissingError, UserError)):
-            raise
-        raise StorageError(f"Hugging Face data set {repository}@{revision}: {error}") from error
-    return folder / prefix if prefix else folder
+    return f"{parts[0]}/{name}", revision or "main", parts[2].strip("/") if len(parts) > 2 else ""

@@ -1,10 +1,5 @@
-"""Foreign data arrives whole: local paths, HTTP with interruptions, S3, the Hugging Face Hub."""
+"""Foreign data arrives whole: local paths, HTTP with interruptions, S3."""
 
-import hashlib
-import json
-import os
-import subprocess
-import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -16,11 +11,10 @@ from components.storage import http_download
 from components.storage.source import fetch_source, public_uri
 
 DATA = bytes(range(256)) * 4000
-COMMIT = "a" * 40
 
 
 class Site(BaseHTTPRequestHandler):
-    """Serves DATA under several kinds of bad weather, and one data set the way the Hugging Face Hub does."""
+    """Serves DATA under several kinds of bad weather."""
 
     requests: list[tuple[str, str]] = []
     cut_at: list[int] = []
@@ -42,15 +36,8 @@ class Site(BaseHTTPRequestHandler):
                 self._send(503, b"")
             case "/data.bin":
                 self._send_data(given_range)
-            case "/api/datasets/owner/name/tree/main":
-                names = ("README.md", "part/a.jsonl", "part/b.txt")
-                files = [{"type": "file", "path": name, "size": 1, "oid": COMMIT} for name in names]
-                self._send(200, json.dumps(files).encode(), {"Content-Type": "application/json"})
-            case "/datasets/owner/name/resolve/main/part/a.jsonl":
-                headers = {"X-Repo-Commit": COMMIT, "ETag": f'"{hashlib.sha1(DATA).hexdigest()}"'}
-                self._send(200, DATA, headers)
             case _:
-                self._send(404, b"", {"X-Error-Code": "RepoNotFound"})
+                self._send(404, b"")
 
     def _send_data(self, given_range: str) -> None:
         start = 0
@@ -146,39 +133,6 @@ def test_http_failures(site, tmp_path, path, error, num_requests):
 def test_an_absent_server_is_a_storage_error(tmp_path):
     with pytest.raises(StorageError, match="without progress"):
         fetch_source("http://127.0.0.1:9/data.bin", tmp_path, anything)
-
-
-HUB_CLIENT = """
-import sys
-from pathlib import Path
-from components.contracts.errors import MissingError
-from components.storage.source import fetch_source
-
-folder = fetch_source("hf://datasets/owner/name", Path(sys.argv[1]), lambda name: name.endswith(".jsonl"))
-print(sorted(str(path.relative_to(folder)) for path in folder.rglob("*.*") if ".cache" not in path.parts))
-for uri, wanted in (("hf://datasets/owner/name@main/part", False), ("hf://datasets/owner/unknown", True)):
-    try:
-        fetch_source(uri, Path(sys.argv[1]), lambda name: wanted)
-    except MissingError as error:
-        print(error.given)
-"""
-
-
-def test_a_data_set_of_the_hub(site, tmp_path):
-    # A process of its own: the client library reads its settings once, when it is imported.
-    settings = {
-        "HF_ENDPOINT": site,
-        "HF_HUB_OFFLINE": "0",
-        "HF_HUB_DISABLE_XET": "1",
-        "HF_HOME": str(tmp_path / "home"),
-    }
-    command = [sys.executable, "-c", HUB_CLIENT, str(tmp_path / "data")]
-    done = subprocess.run(command, env=os.environ | settings, capture_output=True, text=True, timeout=60)
-    found, nothing, unknown = done.stdout.splitlines() or pytest.fail(done.stderr)
-    assert found == "['part/a.jsonl']"
-    assert "holds nothing of use at 'part'" in nothing
-    assert "owner/unknown@main was not found" in unknown
-    assert (tmp_path / "data" / "part" / "a.jsonl").read_bytes() == DATA
 
 
 @pytest.mark.parametrize("uri", ["ftp://x/y", "hf://models/a/b", "hf://datasets/a", "s3://"])
