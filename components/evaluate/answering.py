@@ -7,11 +7,15 @@ from components.agent.config import LoopConfig
 from components.contracts.episode import Episode, StopReason
 from components.contracts.errors import SearchError
 from components.contracts.question import Question
+from components.evaluate.baselines.cot import answer_by_thinking
 from components.evaluate.baselines.direct import answer_directly
+from components.evaluate.baselines.ircot import answer_by_interleaving
 from components.evaluate.baselines.loop import answer_in_loop
 from components.evaluate.baselines.model import OnFinished, OpenModel
 from components.evaluate.baselines.rag import answer_after_retrieval
-from components.evaluate.config import Method
+from components.evaluate.baselines.react import answer_by_acting
+from components.evaluate.baselines.search_o1 import answer_by_searching_and_reading
+from components.evaluate.config import Budgets, Method
 from components.evaluate.predictions import Prediction, score_episode
 from components.evaluate.progress import QuestionProgress
 from components.evaluate.sample import choose_rows
@@ -61,6 +65,7 @@ def answer_all(
     client: SearchClient,
     *,
     max_search_failure_frac: float,
+    budgets: Budgets,
     num_views: int = 0,
     seed: int = 0,
     batch_size: int = 4096,
@@ -85,7 +90,7 @@ def answer_all(
     candidates: dict[str, EpisodeView] = {}
     for start in range(0, len(questions), batch_size):
         batch = questions[start : start + batch_size]
-        episodes = _answer(method, batch, model, loop, client, on_finished)
+        episodes = _answer(method, batch, model, loop, client, on_finished, budgets)
         scored = [score_episode(method, question, episode) for question, episode in zip(batch, episodes, strict=True)]
         by_id = dict(zip((row.question_id for row in scored), episodes, strict=True))
         for row in choose_rows(scored, num_views, seed):
@@ -102,6 +107,7 @@ def _answer(
     loop: LoopConfig,
     client: SearchClient,
     on_finished: OnFinished,
+    budgets: Budgets,
 ) -> list[Episode]:
     match method:
         case "search_r1" | "base":
@@ -113,3 +119,11 @@ def _answer(
             return answer_directly(questions, model, loop, on_finished)
         case "rag":
             return answer_after_retrieval(questions, model, loop, client, on_finished)
+        case "cot":
+            return answer_by_thinking(questions, model, loop, client, on_finished, budgets.cot)
+        case "ircot":
+            return answer_by_interleaving(questions, model, loop, client, on_finished, budgets.ircot)
+        case "react":
+            return answer_by_acting(questions, model, loop, client, on_finished, budgets.react)
+        case "search_o1":
+            return answer_by_searching_and_reading(questions, model, loop, client, on_finished, budgets.search_o1)

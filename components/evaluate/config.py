@@ -6,7 +6,62 @@ from pydantic import Field, PositiveInt, model_validator
 
 from components.contracts.config import StepConfig
 
-Method = Literal["search_r1", "base", "direct", "rag", "rl_no_search"]
+Method = Literal["search_r1", "base", "direct", "cot", "rag", "ircot", "react", "search_o1", "rl_no_search"]
+
+
+class CotBudget(StepConfig):
+    """What chain of thought may spend; like every budget here, never more per turn than the search loop's turn."""
+
+    max_thought_tokens: int = Field(default=512, ge=1)
+    """Tokens of reasoning, a tagged answer at its end included."""
+    max_answer_tokens: int = Field(default=64, ge=1)
+    """Tokens of the answer where the reasoning brought none."""
+
+
+class IrcotBudget(StepConfig):
+    """What IRCoT may spend; eight thoughts and fifteen paragraphs are the paper's limits."""
+
+    max_steps: int = Field(default=8, ge=1, le=64)
+    """Thoughts, each of which becomes a query."""
+    max_thought_tokens: int = Field(default=96, ge=1)
+    """Tokens of one thought."""
+    max_passages: int = Field(default=15, ge=1, le=200)
+    """Distinct passages collected."""
+    reader: CotBudget = CotBudget()
+    """Of the answer that is read from the collected passages."""
+
+
+class ReactBudget(StepConfig):
+    """What ReAct may spend; seven steps are the paper's limit."""
+
+    max_steps: int = Field(default=7, ge=1, le=64)
+    """Actions, the final answer included."""
+    max_step_tokens: int = Field(default=256, ge=1)
+    """Tokens of a thought with its action."""
+
+
+class SearchO1Budget(StepConfig):
+    """What Search-o1 may spend."""
+
+    max_searches: int = Field(default=5, ge=0, le=64)
+    """Searches; one last turn that must answer follows."""
+    max_turn_tokens: int = Field(default=512, ge=1)
+    """Tokens of reasoning between two searches."""
+    max_reading_tokens: int = Field(default=256, ge=1)
+    """Tokens of what is kept of the passages of a search."""
+
+
+class Budgets(StepConfig):
+    """Limits of the methods that are nothing but a prompt."""
+
+    cot: CotBudget = CotBudget()
+    """Chain of thought."""
+    ircot: IrcotBudget = IrcotBudget()
+    """Retrieval interleaved with thoughts."""
+    react: ReactBudget = ReactBudget()
+    """Prompted tool use."""
+    search_o1: SearchO1Budget = SearchO1Budget()
+    """Search with reasoning in documents."""
 
 
 class EvaluateConfig(StepConfig):
@@ -15,7 +70,10 @@ class EvaluateConfig(StepConfig):
     methods: tuple[Method, ...] = ("search_r1", "base", "direct", "rag", "rl_no_search")
     """Rows of the table, in this order. `search_r1`: the checkpoint in its loop; `base`: the untrained model
     in the same loop; `direct`: the untrained model without search; `rag`: the untrained model after one
-    retrieval of the question; `rl_no_search`: the model trained without search."""
+    retrieval of the question; `cot`, `ircot`, `react`, `search_o1`: the untrained model under the prompts of the
+    literature; `rl_no_search`: the model trained without search."""
+    budgets: Budgets = Budgets()
+    """Steps and tokens of the prompted methods."""
     max_questions_per_set: PositiveInt = 100_000
     """Larger sets are cut to this many questions, always the same ones."""
     num_slots: int = Field(default=128, ge=1, le=4096)

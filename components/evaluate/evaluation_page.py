@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from components.contracts.manifest import Manifest
 from components.contracts.statistics import PairedDifference
-from components.evaluate.methods import METHODS
+from components.evaluate.methods import METHODS, methods_lead
 from components.evaluate.scores import Score
 from components.report.curves import curves
 from components.report.episodes import EpisodeView, episode_list
@@ -65,7 +65,11 @@ def evaluation_page(evaluation: Evaluation) -> str:
             (episode_list(evaluation.episodes),),
             "Questions of every set, right and wrong in turn, drawn by a fixed seed and not by hand.",
         ),
-        Section("What each method is", (definitions([(_label(m), METHODS[m].meaning) for m in evaluation.averages]),)),
+        Section(
+            "What each method is",
+            (definitions([(_label(m), METHODS[m].meaning) for m in evaluation.averages]),),
+            methods_lead(evaluation.averages),
+        ),
         Section(
             "Lineage",
             (lineage_list(evaluation.lineage),),

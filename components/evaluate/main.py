@@ -123,6 +123,7 @@ def answer_methods(
                     loops[model_name],
                     client,
                     max_search_failure_frac=config.max_search_failure_frac,
+                    budgets=config.budgets,
                     num_views=config.num_report_episodes if method == "search_r1" else 0,
                     seed=config.seed,
                 )

@@ -1,5 +1,6 @@
 """The rows of the table: whose weights answer, and what a reader has to know about each."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -42,6 +43,15 @@ METHODS: dict[Method, MethodEntry] = {
         "a tiny one that was pretrained on other names knows none and can only repeat a name of the question, so "
         "that a number near zero is what it should show.",
     ),
+    "cot": MethodEntry(
+        "base_model",
+        "Chain of thought",
+        "untrained, no search",
+        "The untrained model reasons first and then answers, from its weights alone (Wei et al., arXiv:2201.11903; "
+        "zero-shot after Kojima et al., arXiv:2205.11916). It helps a large model with questions of several steps "
+        "whose facts it knows. A tiny base was never told to reason: after the question it makes up a document and "
+        "answers from that, so that a number near zero is what it should show.",
+    ),
     "rag": MethodEntry(
         "base_model",
         "RAG",
@@ -50,6 +60,33 @@ METHODS: dict[Method, MethodEntry] = {
         "(section 4.2; Lewis et al., arXiv:2005.11401). Strong where the passage that shares the question's words "
         "holds the answer, weak where a second query needs the first one's result. A tiny model can do this only as "
         "far as its pretraining taught it to read.",
+    ),
+    "ircot": MethodEntry(
+        "base_model",
+        "IRCoT",
+        "untrained, thoughts are queries",
+        "One sentence of thought, then a retrieval with that sentence, by turns; then an answer from all that was "
+        "collected (Trivedi et al., arXiv:2212.10509). A tiny base writes no sentences of thought. What it reads from "
+        "the passages so far takes their place: it drafts an answer, searches for the draft and reads again. Expect "
+        "it near RAG, ahead of it only where the draft is the name that a second step needs.",
+    ),
+    "react": MethodEntry(
+        "base_model",
+        "ReAct",
+        "untrained, prompted to search",
+        "Thoughts, searches and observations by turns, explained by examples in the prompt (Yao et al., "
+        "arXiv:2210.03629). It lives on following examples, which comes with size. A tiny base gets one example "
+        "in the tags it knows and is more confused than helped by it: expect it at or below the base in the loop.",
+    ),
+    "search_o1": MethodEntry(
+        "base_model",
+        "Search-o1",
+        "untrained, searches, reads apart",
+        "The model searches while it reasons, and what is found is first read on the side, so that its reasoning is "
+        "shown only what helps (Li et al., arXiv:2501.05366). Made for large reasoning models. A tiny base searches "
+        "as blindly as in the loop, but the reading on the side is what its pretraining taught it: where a blind "
+        "query happens to name the right thing, the answer is handed to it. Expect it between the base in the loop "
+        "and RAG.",
     ),
     "rl_no_search": MethodEntry(
         "rl_no_search_checkpoint",
@@ -60,3 +97,15 @@ METHODS: dict[Method, MethodEntry] = {
     ),
 }
 """In the order of the paper's story; the config decides which are run."""
+
+_PROMPTS_ALONE = (
+    "Chain of thought, IRCoT, ReAct and Search-o1 are prompts and nothing else: their rows show what instructions "
+    "bring out of a model that was trained to follow them. A tiny base model was not. It gets each of them in the only "
+    "words it knows, so that these rows say how far it gets by reading without having learnt to search, and nothing "
+    "about how good the methods are with a large model."
+)
+
+
+def methods_lead(methods: Iterable[str]) -> str:
+    """Return what a reader has to know before the single methods; empty where none of them is a prompt alone."""
+    return _PROMPTS_ALONE if {"cot", "ircot", "react", "search_o1"}.intersection(methods) else ""

@@ -60,20 +60,20 @@ def answer_once(
     return list(episodes)
 
 
-def _end(episode: Episode, output: TurnOutput, tokenizer) -> None:
-    start = len(episode.token_ids)
-    episode.token_ids.extend(output.token_ids)
-    episode.logprobs.extend(output.logprobs)
-    episode.is_model_token.extend([True] * len(output.token_ids))
-    answer = _answer_text(tokenizer.decode(output.token_ids[:-1] if output.finish == "eos" else output.token_ids))
-    episode.turns.append(Turn(start, len(episode.token_ids), Action.ANSWER, answer))
-    episode.stop_reason = StopReason.ANSWERED
-
-
-def _answer_text(written: str) -> str:
-    """A tagged answer counts as its content; otherwise the first line is the answer."""
+def answer_text(written: str) -> str:
+    """Return the answer in what was written: the content of answer tags, otherwise the first line."""
     action, content = parse_action(written, search_enabled=False)
     if action is Action.ANSWER:
         return content
     lines = written.strip().splitlines()
     return lines[0].strip() if lines else ""
+
+
+def _end(episode: Episode, output: TurnOutput, tokenizer) -> None:
+    start = len(episode.token_ids)
+    episode.token_ids.extend(output.token_ids)
+    episode.logprobs.extend(output.logprobs)
+    episode.is_model_token.extend([True] * len(output.token_ids))
+    answer = answer_text(tokenizer.decode(output.token_ids[:-1] if output.finish == "eos" else output.token_ids))
+    episode.turns.append(Turn(start, len(episode.token_ids), Action.ANSWER, answer))
+    episode.stop_reason = StopReason.ANSWERED

@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 
 from components.agent.config import LoopConfig
-from components.agent.prompt import passages_text
 from components.contracts.episode import Episode, SearchRecord, StopReason
 from components.contracts.errors import SearchError
 from components.contracts.passage import ScoredPassage
 from components.contracts.question import Question
 from components.evaluate.baselines.model import OnFinished, OpenModel
 from components.evaluate.baselines.one_turn import answer_once, answer_prompt
+from components.evaluate.baselines.passages import prompt_with_passages
 from components.search.protocol import SearchClient
 
 
@@ -44,18 +44,13 @@ def _retrieved(
         passages, error = future.result(), ""
     except SearchError as failure:
         passages, error = [], str(failure)
-    shown = _cut(passages_text(passages, tokenizer), query, loop, tokenizer)
-    ids = answer_prompt(query, f"{shown}\n\n", loop, tokenizer)
+
+    def prompt(shown: str) -> list[int]:
+        return answer_prompt(query, f"{shown}\n\n", loop, tokenizer)
+
+    ids = prompt_with_passages(prompt, passages, loop.max_observation_tokens, loop, tokenizer)
     episode = Episode(question.id, ids, len(ids), wall_s=time.monotonic() - asked_s)
     episode.searches.append(SearchRecord(query, passages, episode.wall_s, error))
     if error:
         episode.stop_reason = StopReason.SEARCH_FAILED
     return episode
-
-
-def _cut(text: str, query: str, loop: LoopConfig, tokenizer) -> str:
-    """Return `text` cut to what an observation may take and the context has room for."""
-    around = len(answer_prompt(query, "", loop, tokenizer)) + loop.max_turn_tokens
-    budget = max(0, min(loop.max_observation_tokens, loop.max_context_tokens - around))
-    ids = tokenizer.encode(text, add_special_tokens=False)
-    return text if len(ids) <= budget else tokenizer.decode(ids[:budget]) + "\n"

@@ -10,6 +10,8 @@ from components.contracts.question import Question
 from components.evaluate.baselines.model import OpenModel
 from components.evaluate.predictions import Prediction
 
+END = "\N{END OF TEXT}"
+
 
 class LetterTokenizer:
     """One token per character."""
@@ -25,24 +27,35 @@ class LetterTokenizer:
 
 
 class ScriptedEngine:
-    """Answers every turn at once with what `reply` makes of the context; keeps the requests."""
+    """Answers every turn at once with what `reply` makes of the context; keeps the requests.
+
+    Refuses a context that does not continue what it holds of the sequence: a cache would be wrong for it.
+    """
 
     def __init__(self, reply: Callable[[str], str]) -> None:
-        self.reply, self.queue, self.seen, self.released = reply, [], [], []
+        self.reply, self.queue, self.seen, self.released, self.held = reply, [], [], [], {}
 
     def add_request(self, request: TurnRequest) -> None:
+        context = "".join(map(chr, request.token_ids))
+        assert context.startswith(self.held.get(request.sequence_id, "")), "release a sequence before it starts anew"
         self.queue.append(request)
-        self.seen.append(("".join(map(chr, request.token_ids)), request.temperature))
+        self.seen.append((context, request.temperature))
 
     def step(self) -> list[TurnOutput]:
         request = self.queue.pop(0)
-        ids = list(map(ord, self.reply("".join(map(chr, request.token_ids)))))[: request.max_new_tokens]
-        return [TurnOutput(request.sequence_id, ids, [0.0] * len(ids), "stop")]
+        context = "".join(map(chr, request.token_ids))
+        text = self.reply(context)
+        ends = [text.index(stop) + len(stop) for stop in request.stop_strings if stop in text]
+        text = text[: min([*ends, request.max_new_tokens])]
+        self.held[request.sequence_id] = context + text[:-1]
+        finish = "eos" if text.endswith(END) else "stop"
+        return [TurnOutput(request.sequence_id, list(map(ord, text)), [0.0] * len(text), finish)]
 
     def has_unfinished(self) -> bool:
         return bool(self.queue)
 
     def release(self, sequence_id: int) -> None:
+        self.held.pop(sequence_id, None)
         self.released.append(sequence_id)
 
 
@@ -58,7 +71,7 @@ class DictSearcher:
         self.queries += queries
         if self.failing & set(queries):
             raise SearchError("engine is down")
-        found = ([ScoredPassage(Passage("0", self.texts[q]), 1.0)] if q in self.texts else [] for q in queries)
+        found = ([ScoredPassage(Passage(q, self.texts[q]), 1.0)] if q in self.texts else [] for q in queries)
         return list(found)
 
 

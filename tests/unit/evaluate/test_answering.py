@@ -1,8 +1,11 @@
+from typing import get_args
+
 import pytest
 
 from components.agent.config import LoopConfig
 from components.contracts.errors import ConfigError, SearchError
 from components.evaluate.answering import answer_all
+from components.evaluate.config import Budgets, Method
 from components.search.concurrent import ConcurrentSearch
 
 LOOP = LoopConfig(max_turn_tokens=60, max_observation_tokens=200, max_context_tokens=600, max_searches=2)
@@ -25,7 +28,7 @@ def answer(scripted, dict_searcher, ask):
     def run(method: str, reply, questions=None, searcher=None, loop=LOOP, **changes):
         model = scripted(reply)
         searcher = searcher or dict_searcher(DOCUMENTS)
-        given = {"max_search_failure_frac": 0.0} | changes
+        given = {"max_search_failure_frac": 0.0, "budgets": Budgets()} | changes
         with ConcurrentSearch(searcher, 1, retries=0, window_s=0.0) as client:
             asked = questions or ask(("where was ada born?", "London"), ("where was bob born?", "Rome"))
             return answer_all(method, asked, model, loop, client, **given), model.engine, searcher
@@ -67,7 +70,7 @@ def test_rag_asks_the_question_once_and_reads_what_it_found(answer):
     )
 
 
-@pytest.mark.parametrize("method", ["search_r1", "base", "direct", "rag", "rl_no_search"])
+@pytest.mark.parametrize("method", get_args(Method))
 def test_every_turn_of_every_method_is_greedy(answer, method):
     _, engine, _ = answer(method, searching)
     assert engine.seen and {temperature for _, temperature in engine.seen} == {0.0}
@@ -121,7 +124,7 @@ def test_a_question_too_long_for_the_context_is_a_user_error(answer, ask):
         answer("direct", reading, ask(("x" * 700, "a")))
 
 
-@pytest.mark.parametrize("method", ["search_r1", "base", "rag"])
+@pytest.mark.parametrize("method", ["search_r1", "base", "rag", "ircot", "search_o1"])
 def test_failed_searches_are_counted_and_stop_the_step_when_too_many(answer, dict_searcher, method):
     searcher = dict_searcher(DOCUMENTS, failing=frozenset({"ada", "where was ada born?"}))
     with pytest.raises(SearchError, match=rf"{method}: 1 of 2 .*max_search_failure_frac.*engine is down"):

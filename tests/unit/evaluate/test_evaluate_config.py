@@ -14,6 +14,8 @@ from components.evaluate.config import EvaluateConfig
         pytest.param({"methods": ["search_r1", "base", "base"]}, "named twice", id="method-twice"),
         pytest.param({"max_questions_per_set": 0}, "greater than", id="no-questions"),
         pytest.param({"max_search_failure_frac": 1.5}, "less than", id="fraction-above-one"),
+        pytest.param({"budgets": {"react": {"max_steps": 0}}}, "react.max_steps", id="no-steps"),
+        pytest.param({"budgets": {"ircot": {"max_thoughts": 3}}}, "ircot.max_thoughts", id="unknown-budget"),
         pytest.param({"temperature": 1.0}, "Unknown key", id="decoding-is-not-a-setting"),
     ],
 )
