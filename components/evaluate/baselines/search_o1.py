@@ -89,6 +89,7 @@ def _reason(dialogue: Dialogue, question: str, budget: SearchO1Budget) -> Script
             dialogue.answer(content)
             return
         dialogue.decide(action, content)
+        chain += written
         if not searches_left:
             return
         last_call = LAST_CALL[template] if searches_left == 1 else ""
@@ -96,7 +97,6 @@ def _reason(dialogue: Dialogue, question: str, budget: SearchO1Budget) -> Script
             dialogue.show("", opening=TEMPLATES[template].invalid_notice + last_call)
             continue
         found = yield from dialogue.find(content)
-        chain += written
         helpful = yield from _read(dialogue, question, chain, content, found, budget)
         dialogue.show(helpful, f"\n\n{OPEN_INFORMATION}", f"{CLOSE_INFORMATION}\n\n{last_call}")
         chain += f"\n{helpful}\n"
