@@ -140,11 +140,15 @@ def passages_text(passages: Sequence[ScoredPassage], tokenizer: Tokenizer) -> st
 
 
 def observation_ids(passages: Sequence[ScoredPassage], budget_tokens: int, tokenizer: Tokenizer) -> list[int]:
-    """Return the ids of an observation of at most `budget_tokens`; passages are cut, tags never."""
+    """Return the ids of an observation of `budget_tokens` at most; passages are cut, tags never.
+
+    Passages are never cut to nothing, which would look like an empty result: a budget that leaves them no
+    room is exceeded by one token, and the caller sees that it does not fit.
+    """
     opening = tokenizer.encode(f"\n\n{OPEN_INFORMATION}", add_special_tokens=False)
     closing = tokenizer.encode(f"{CLOSE_INFORMATION}\n\n", add_special_tokens=False)
     body = tokenizer.encode(passages_text(passages, tokenizer), add_special_tokens=False)
-    return opening + body[: max(0, budget_tokens - len(opening) - len(closing))] + closing
+    return opening + body[: max(1, budget_tokens - len(opening) - len(closing))] + closing
 
 
 def notice_ids(loop: LoopConfig, tokenizer: Tokenizer) -> list[int]:

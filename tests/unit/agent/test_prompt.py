@@ -34,12 +34,17 @@ def test_observation_layout(contents, body, tokenizer):
     assert shown(contents, 1_000, tokenizer) == OPEN + body + CLOSE
 
 
-@pytest.mark.parametrize("budget", [31, 32, 40, 59, 60, 61, 900])
+@pytest.mark.parametrize("budget", [32, 40, 59, 60, 61, 900])
 def test_observation_is_cut_to_its_budget_and_keeps_its_tags(budget, tokenizer):
     text = shown(['"Title"\n' + "x" * 898], budget, tokenizer)
     assert len(text) == min(budget, len(OPEN + CLOSE) + len(passages_text(found('"Title"\n' + "x" * 898), tokenizer)))
     assert text.startswith(OPEN)
     assert text.endswith(CLOSE)
+
+
+@pytest.mark.parametrize("budget", [0, 8, 31])
+def test_passages_are_never_cut_to_nothing(budget, tokenizer):
+    assert shown(["x" * 40], budget, tokenizer) == f"{OPEN}D{CLOSE}"
 
 
 @pytest.mark.parametrize("budget", [12, 20, 40])
