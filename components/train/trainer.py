@@ -15,7 +15,7 @@ from components.agent.prompt import Tokenizer, prompt_ids
 from components.agent.rollout import rollout
 from components.contracts.answer import exact_match
 from components.contracts.episode import Episode, StopReason
-from components.contracts.errors import SearchError, TrainingStopped
+from components.contracts.errors import SearchError
 from components.contracts.question import Question
 from components.search.protocol import SearchClient
 from components.tracking.tracker import Tracker
@@ -48,7 +48,7 @@ class Trainer:
         """Train from `state` to the last step and leave the learner at the best checkpoint of the dev split.
 
         Raises:
-            TrainingStopped: too many returns to the best weights, or too many non-finite updates.
+            TrainingStopped: too many non-finite updates.
             SearchError: too many searches of a step failed.
         """
         if state.step == 0 and not state.em_curve:
@@ -56,6 +56,9 @@ class Trainer:
         while state.step < self.config.steps:
             # Judged before a step, not after one, so that a run killed in between does the same when it resumes.
             if reason := collapse_reason(state):
+                if state.num_rollbacks == self.config.dev.max_rollbacks:
+                    print(f"stopped at step {state.step}: {reason}, after {state.num_rollbacks} returns", flush=True)
+                    break
                 state = self._return_to_best(state, reason)
             started_s = time.monotonic()
             metrics = self.train_step(state)
@@ -165,8 +168,6 @@ class Trainer:
         )
 
     def _return_to_best(self, state: TrainState, reason: str) -> TrainState:
-        if state.num_rollbacks >= self.config.dev.max_rollbacks:
-            raise TrainingStopped(f"Collapse after {state.num_rollbacks} returns to the best weights: {reason}")
         self.checkpoints.restore(f"step_{state.best_step:06d}", self.learner)
         state.num_rollbacks += 1
         state.rate_scale *= 0.5

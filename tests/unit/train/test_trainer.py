@@ -207,9 +207,11 @@ def test_rare_valid_actions_return_to_the_best_weights(make_trainer):
     assert (state.num_rollbacks, state.best_step) == (1, 4)
 
 
-def test_too_many_returns_stop_the_training(make_trainer):
-    with pytest.raises(TrainingStopped, match="Collapse after 1 returns"):
-        make_trainer([0.9, 0.1], steps=9, dev={"every_steps": 1, "max_rollbacks": 1}).run(TrainState())
+def test_too_many_returns_end_the_training_with_the_best_weights(make_trainer):
+    trainer = make_trainer([0.9, 0.1], steps=9, dev={"every_steps": 1, "max_rollbacks": 1})
+    state = trainer.run(TrainState())
+    assert (state.num_rollbacks, state.best_step) == (1, 0)
+    assert 0 < state.step < 9
 
 
 def test_dev_is_greedy_bounded_and_reported_by_kind(make_trainer):
