@@ -1,4 +1,4 @@
-"""The `searchr1` command: run the pipeline here, compile it for a cluster, ask where a result came from.
+"""The `searchr1` command: run the pipeline here, compile it for a cluster, ask where a result came from, inspect data.
 
 Exit codes: 0 done, 1 a step failed, 2 the request cannot be met as it is, 75 infrastructure failed,
 130 and 143 stopped by a signal.
@@ -8,8 +8,10 @@ import argparse
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -65,6 +67,15 @@ def _parser() -> argparse.ArgumentParser:
     lineage.set_defaults(command=_lineage)
     lineage.add_argument("what", help="run id, 'latest', or the path of a manifest.json")
     lineage.add_argument("--runs-dir", type=Path, default=Path("runs"), help="folder of results (%(default)s)")
+
+    inspect = commands.add_parser("inspect-data", help="measure a corpus and its questions before training on them")
+    inspect.set_defaults(command=_inspect_data)
+    inspect.add_argument("--questions", required=True, metavar="URI", help="folder of question files")
+    inspect.add_argument("--corpus", required=True, metavar="URI", help="corpus file or folder")
+    inspect.add_argument("--set", action="append", default=[], metavar="STEP.KEY=VALUE", help="override one setting")
+    inspect.add_argument(
+        "--output", type=Path, default=Path("runs/inspect-data"), help="folder of the page and the JSON (%(default)s)"
+    )
     return parser
 
 
@@ -199,6 +210,56 @@ def _lineage(given: argparse.Namespace) -> None:
         links = json.loads(open_storage(root).get_bytes(f"{given.what}/summary.json"))["lineage"]
         manifest = Manifest.from_json(open_storage(links["registration"]["uri"]).get_bytes("manifest.json").decode())
     print(render_lineage(lineage(manifest, root)))
+
+
+def _inspect_data(given: argparse.Namespace) -> None:
+    from components.contracts.config import merge, nearest, parse_overrides
+    from components.contracts.errors import ConfigError
+    from components.contracts.step import StepContext
+    from components.corpus.main import step as corpus
+    from components.index.main import step as index
+    from components.inspect.main import check
+    from components.inspect.main import step as inspect
+    from components.questions.main import step as questions
+    from components.storage import fetch
+
+    steps = {step.name: step for step in (corpus, questions, index, inspect)}
+    overrides = parse_overrides("\n".join(given.set))
+    if unknown := [name for name in overrides if name not in steps]:
+        raise ConfigError(f"Unknown step {unknown[0]!r}{nearest(unknown[0], list(steps))}", ", ".join(steps))
+    values = merge(_inspected_settings(given.corpus, given.questions), overrides)
+    configs = {name: step.config_class.parse(values[name], where=name) for name, step in steps.items()}
+    check(configs["inspect"])
+    given.output.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".inspect-data-", dir=given.output.parent.resolve()) as scratch:
+
+        def run(name: str, **inputs: Any) -> Any:
+            context = StepContext(name, f"file://{scratch}", "0" * 64, configs[name].sha256())
+            return steps[name].run(configs[name], context, **inputs).manifest
+
+        data = {"questions": run("questions"), "corpus": run("corpus")}
+        results = run("inspect", **data, index=run("index", corpus=data["corpus"]))
+        given.output.mkdir(exist_ok=True)
+        for entry in results.files:
+            shutil.copyfile(fetch(results) / entry.path, given.output / entry.path)
+    print((given.output / "inspection.txt").read_text(encoding="utf-8"))
+    print(f"Page  {given.output / 'report.html'}\nJSON  {given.output / 'inspection.json'}", flush=True)
+
+
+def _inspected_settings(corpus_uri: str, questions_uri: str) -> dict[str, Any]:
+    """Return settings that look at everything: what a training run would refuse or leave out is counted instead."""
+    return {
+        "corpus": {"uri": corpus_uri, "max_malformed_lines": 1_000_000},
+        "questions": {
+            "uri": questions_uri,
+            "absent_sets": "skip",
+            "max_malformed_rows": 1_000_000,
+            "train_kinds": [],
+            "dev_questions": 0,
+        },
+        "index": {"golden_queries": 0},
+        "inspect": {},
+    }
 
 
 if __name__ == "__main__":

@@ -9,7 +9,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from components.contracts.errors import ManifestError, MissingError
 
-Kind = Literal["corpus", "index", "questions", "base_model", "checkpoint", "evaluation", "registration", "summary"]
+Kind = Literal[
+    "corpus", "index", "questions", "base_model", "checkpoint", "evaluation", "registration", "summary", "inspection"
+]
 SCHEMA_VERSION = 1
 
 

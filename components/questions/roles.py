@@ -55,7 +55,7 @@ def assign(config: QuestionsConfig, test_folder: Path, train_folder: Path) -> Ro
     texts are compared after answer normalisation.
 
     Raises:
-        QuestionError: a file is malformed, absent or of another digest, a set is left without training
+        QuestionError: a file is malformed, absent or of another digest, no set is there, a set is left without training
             questions, or questions leak and `leaked` forbids it.
     """
     return _Assignment(config, test_folder, train_folder).roles
@@ -71,6 +71,8 @@ class _Assignment:
         for name, questions in train.items():
             self.roles.train[name] = self._limited("train", name, without(questions, every_dev))
             self._check_train(name)
+        if not self.roles.test and not self.roles.train:
+            raise absent(self.test_folder, config.test_sets[0])
         self._check_leaks()
         self._check_digests()
 

@@ -1,0 +1,3 @@
+from components.inspect.main import step
+
+step.main()
