@@ -51,7 +51,7 @@ READING = (
     "Question: {question}\n\nReasoning so far:\n{reasoning}\n\nQuery: {query}\n\nDocuments:\n{passages}\n"
     "Helpful information:"
 )
-PLAIN_HELP = 'Doc 1(Title: "{query}") {name}.'
+PLAIN_HELP = 'Doc 1(Title: "{query}") {name}.\n'
 """What was read, in the form in which the base knows passages."""
 LAST_CALL = {"plain": "", "search-r1": "No search is left: give the answer between answer tags now.\n\n"}
 
@@ -122,5 +122,5 @@ def _read(
     helpful = yield from dialogue.write_turn(budget.max_reading_tokens, stop_strings)
     dialogue.restart(context)
     if loop.template == "plain":
-        helpful = PLAIN_HELP.format(query=query, name=answer_text(helpful))
+        return neutralise(PLAIN_HELP.format(query=query, name=answer_text(helpful)), tokenizer)
     return neutralise(helpful.strip(), tokenizer)

@@ -227,7 +227,7 @@ def test_search_o1_on_a_plain_base_reads_as_it_was_pretrained_to(answer):
     )
     row, contexts, _ = answer("search_o1", steps, {"ada": ADA}, PLAIN)
     assert row.prediction == "London" and contexts[1].startswith("Reading: ")
-    assert contexts[2].endswith('<information>Doc 1(Title: "ada") London.</information>\n\n')
+    assert contexts[2].endswith('<information>Doc 1(Title: "ada") London.\n</information>\n\n')
 
 
 @pytest.mark.parametrize(
