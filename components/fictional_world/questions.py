@@ -2,11 +2,11 @@
 
 | set | mirrors |
 |---|---|
-| nq | one hop, the relation as a noun |
+| nq | one hop, the relation as a noun or as a clause |
 | triviaqa | one hop, the relation as a statement |
 | popqa | one hop, terse, about entities that few documents mention |
-| hotpotqa | bridge (two hops, clause wording) and comparison (which of two has a given fact) |
-| 2wikimultihopqa | compositional (two hops, noun wording), comparison, inference (no relation is named) |
+| hotpotqa | bridge (two hops, each as a noun or as a clause) and comparison (which of two has a given fact) |
+| 2wikimultihopqa | compositional (two hops, the outer one as a statement), comparison, inference (no relation named) |
 | musique | two to four hops |
 | bamboogle | two hops over relation pairs that no other set and no training text uses |
 """
@@ -49,6 +49,11 @@ def noun_question(relation: Relation, subject: str) -> str:
     return f"{QUESTION_WORD[relation.object]} is the {relation.name} of {subject}?"
 
 
+def clause_question(relation: Relation, subject: str) -> str:
+    """Return "who is the person who directed <subject>?"."""
+    return f"{QUESTION_WORD[relation.object]} is {relation.clause.format(s=subject)}?"
+
+
 def trivia_question(relation: Relation, subject: str) -> str:
     """Return "<subject> was directed by which person?"."""
     return relation.trivia.format(s=subject)
@@ -59,14 +64,18 @@ def terse_question(relation: Relation, subject: str) -> str:
     return f"{subject}, its {relation.name}?"
 
 
-def bridge_question(inner: Relation, outer: Relation, subject: str) -> str:
-    """Return "who is the spouse of the person who directed <subject>?"."""
-    return noun_question(outer, inner.clause.format(s=subject))
+def bridge_questions(inner: Relation, outer: Relation, subject: str) -> tuple[str, ...]:
+    """Return the four bridge wordings: "who is the spouse of the person who directed <subject>?" and so on.
+
+    All four occur, so that no wording tells by itself whether a relation is the last one to follow.
+    """
+    described_middles = (inner.clause.format(s=subject), f"the {inner.name} of {subject}")
+    return tuple(ask(outer, middle) for middle in described_middles for ask in (noun_question, clause_question))
 
 
 def compositional_question(inner: Relation, outer: Relation, subject: str) -> str:
-    """Return "who is the spouse of the director of <subject>?"."""
-    return noun_question(outer, f"the {inner.name} of {subject}")
+    """Return "the director of <subject> is married to which person?"."""
+    return trivia_question(outer, f"the {inner.name} of {subject}")
 
 
 def chain_question(chain: tuple[Relation, ...], subject: str) -> str:
@@ -96,9 +105,15 @@ def not_held_out(inner: str, outer: str) -> bool:
 
 def single_hop(world: World, set_name: str, rng: random.Random) -> list[WorldQuestion]:
     """Return every one-hop question of the nq, triviaqa or popqa family, shuffled (popqa: rare entities first)."""
-    wording = {"nq": noun_question, "triviaqa": trivia_question, "popqa": terse_question}[set_name]
+    wordings = {
+        "nq": (noun_question, clause_question),
+        "triviaqa": (trivia_question,),
+        "popqa": (terse_question,),
+    }[set_name]
     found = [
-        WorldQuestion(set_name, "single", wording(_BY_NAME[name], described(entity)), answer, (entity.name,))
+        WorldQuestion(
+            set_name, "single", rng.choice(wordings)(_BY_NAME[name], described(entity)), answer, (entity.name,)
+        )
         for entity in world.entities.values()
         for name, answer in entity.facts.items()
     ]
@@ -110,14 +125,16 @@ def single_hop(world: World, set_name: str, rng: random.Random) -> list[WorldQue
 
 def two_hop(world: World, set_name: str, rng: random.Random) -> list[WorldQuestion]:
     """Return every hotpotqa bridge, 2wikimultihopqa compositional or bamboogle question, shuffled."""
-    kind, wording = {
-        "hotpotqa": ("bridge", bridge_question),
-        "2wikimultihopqa": ("compositional", compositional_question),
-        "bamboogle": ("held_out_pair", bridge_question),
-    }[set_name]
+    kind = {"hotpotqa": "bridge", "2wikimultihopqa": "compositional", "bamboogle": "held_out_pair"}[set_name]
     held_out = set_name == "bamboogle"
+
+    def worded(inner: Relation, outer: Relation, subject: Entity) -> str:
+        if kind == "compositional":
+            return compositional_question(inner, outer, described(subject))
+        return rng.choice(bridge_questions(inner, outer, described(subject)))
+
     found = [
-        WorldQuestion(set_name, kind, wording(inner, outer, described(subject)), answer, (subject.name, middle.name))
+        WorldQuestion(set_name, kind, worded(inner, outer, subject), answer, (subject.name, middle.name))
         for subject, inner, middle, outer, answer in hops(world, lambda i, o: not_held_out(i, o) != held_out)
     ]
     rng.shuffle(found)
@@ -210,6 +227,7 @@ def questions_in_every_wording(world: World, rng: random.Random) -> list[WorldQu
     found = [question for name in ("nq", "triviaqa", "popqa") for question in single_hop(world, name, rng)]
     for name in ("hotpotqa", "2wikimultihopqa"):
         found += two_hop(world, name, rng)
+    found += chains(world, 2, rng)
     rng.shuffle(found)
     return found
 

@@ -17,8 +17,9 @@ from itertools import pairwise
 from components.fictional_world.names import draw_names, first_words, is_test_name, last_words
 from components.fictional_world.questions import (
     WorldQuestion,
-    bridge_question,
+    bridge_questions,
     chain_question,
+    clause_question,
     compositional_question,
     described,
     hops,
@@ -70,8 +71,9 @@ def readings(world: World, two_hop_frac: float, max_distractors: int, rng: rando
     while True:
         if doubles and rng.random() < two_hop_frac:
             subject, inner, middle, outer, answer = rng.choice(doubles)
-            wording = rng.choice((bridge_question, compositional_question, _chained))
-            question, needed = wording(inner, outer, described(subject)), [subject.name, middle.name]
+            wordings = bridge_questions(inner, outer, described(subject))
+            others = (wording(inner, outer, described(subject)) for wording in (compositional_question, _chained))
+            question, needed = rng.choice((rng.choice(wordings), *others)), [subject.name, middle.name]
         else:
             subject, name = rng.choice(singles)
             question, answer = _asked(subject, name, rng)
@@ -89,24 +91,26 @@ def readings(world: World, two_hop_frac: float, max_distractors: int, rng: rando
 def walks(world: World, questions: list[WorldQuestion], rng: random.Random) -> Iterator[Walk]:
     """Yield uninformed walks without end.
 
-    The first turn searches, each later one with probability .7, at most three in all. A query is a name
-    in view (65 %) or random words; the answer is a random name in view. Nothing depends on what was asked.
+    The first turn searches with probability .85, each later one with .7, at most three in all. A query is a
+    name in view (65 %) or random words. The answer is the title of the last document (40 %) or a random name
+    in view. Nothing depends on what was asked.
     """
     titles = list(world.documents)
     while True:
         asked = rng.choice(questions)
         in_view = _names_in(asked.question, world)
         searches = []
-        while len(searches) < 3 and (not searches or rng.random() < 0.7):
+        while len(searches) < 3 and rng.random() < (0.7 if searches else 0.85):
             query = rng.choice(in_view) if rng.random() < 0.65 else _random_words(rng)
             title = query if query in world.documents else _look_up(query, titles, rng)
             searches.append((query, title, world.documents[title]))
             in_view = list(dict.fromkeys([*in_view, *_names_in(f"{title} {world.documents[title]}", world)]))
-        yield Walk(asked.question, tuple(searches), rng.choice(in_view))
+        answer = searches[-1][1] if searches and rng.random() < 0.4 else rng.choice(in_view)
+        yield Walk(asked.question, tuple(searches), answer)
 
 
 def _asked(subject: Entity, relation: str, rng: random.Random) -> tuple[str, str]:
-    wording = rng.choice((noun_question, trivia_question, terse_question))
+    wording = rng.choice((noun_question, clause_question, trivia_question, terse_question))
     return wording(_RELATION[relation], described(subject)), subject.facts[relation]
 
 

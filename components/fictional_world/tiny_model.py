@@ -12,7 +12,12 @@ from tokenizers.pre_tokenizers import ByteLevel
 from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer
 
 from components.fictional_world.names import first_words, last_words
-from components.fictional_world.questions import bridge_question, chain_question, compositional_question, terse_question
+from components.fictional_world.questions import (
+    bridge_questions,
+    chain_question,
+    compositional_question,
+    terse_question,
+)
 from components.fictional_world.relations import INFERENCES, RELATIONS, composable_pairs
 
 HEAD_SIZE = 32
@@ -118,6 +123,6 @@ def _schema_texts() -> Iterable[str]:
         yield from relation.statements
         yield terse_question(relation, "")
     for inner, outer in composable_pairs():
-        yield from (bridge_question(inner, outer, ""), compositional_question(inner, outer, ""))
+        yield from (*bridge_questions(inner, outer, ""), compositional_question(inner, outer, ""))
         yield chain_question((inner, outer), "")
     yield from INFERENCES.values()

@@ -73,6 +73,6 @@ def test_reading_trains_its_answers(world, tokenizer):
 @pytest.mark.parametrize("walk_frac", [0.0, 0.3, 1.0])
 def test_rows_come_in_the_asked_shares(walk_frac, tokenizer):
     stream = RowStream(LOOP, tokenizer, walk_frac, "shares")
-    search = tokenizer.convert_tokens_to_ids("<search>")
-    walked = sum(search in row.token_ids for _ in range(3) for row in stream.take(100, 0.0, 1))
+    tag = tokenizer.convert_tokens_to_ids("<answer>")
+    walked = sum(tag in row.token_ids for _ in range(3) for row in stream.take(100, 0.0, 1))
     assert walked / 300 == pytest.approx(walk_frac, abs=0.08)

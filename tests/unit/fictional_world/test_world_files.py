@@ -130,31 +130,37 @@ NAME = r"(?:the (?:film|book|company|town|river|country) )?(\w+ \w+)"
 OPEN = r"(?:who|which town|which company|which country)"
 
 
+def followed(phrase: str) -> list[tuple[str, tuple[str, ...]]]:
+    """Every way to read a description: (subject, relation names from the inside out)."""
+    readings = [(match.group(1), ()) for match in [re.fullmatch(NAME, phrase)] if match]
+    for relation in RELATIONS:
+        for wording in (f"the {relation.name} of {{s}}", relation.clause):
+            if match := re.fullmatch(re.escape(wording).replace(r"\{s\}", "(.+)"), phrase):
+                readings += [(name, (*path, relation.name)) for name, path in followed(match.group(1))]
+    return readings
+
+
 def path_of(row: dict, set_name: str) -> tuple[str, tuple[str, ...]]:
     """(subject, relation names from the inside out), read from the wording of an open question."""
-    question, kind = row["question"], row["metadata"]["kind"]
-    if kind in ("bridge", "held_out_pair"):
-        outer, rest = re.fullmatch(rf"{OPEN} is the (\w+) of (.+)\?", question).groups()
-        found = [(r.name, re.fullmatch(r.clause.format(s=NAME), rest)) for r in RELATIONS]
-        ((inner, match),) = [(name, match) for name, match in found if match]
-        return match.group(1), (inner, outer)
-    if kind == "inference":
+    question, readings = row["question"], []
+    if row["metadata"]["kind"] == "inference":
         wordings = {pair: re.escape(text).replace(r"\{s\}", NAME) for pair, text in INFERENCES.items()}
         found = [(pair, re.fullmatch(wording, question)) for pair, wording in wordings.items()]
-        ((pair, match),) = [(pair, match) for pair, match in found if match]
-        return match.group(1), pair
-    if set_name == "triviaqa":
-        found = [(r.name, re.fullmatch(re.escape(r.trivia).replace(r"\{s\}", NAME), question)) for r in RELATIONS]
-        ((name, match),) = [(name, match) for name, match in found if match]
-        return match.group(1), (name,)
-    if set_name == "popqa":
-        subject, name = re.fullmatch(rf"{NAME}, its (\w+)\?", question).groups()
-        return subject, (name,)
-    if set_name == "musique":
-        inner, subject, last = re.fullmatch(rf"((?:the \w+ of )+){NAME} has which (\w+)\?", question).groups()
-        return subject, (*re.findall(r"the (\w+) of ", inner)[::-1], last)
-    outer, inner, subject = re.fullmatch(rf"{OPEN} is the (\w+) of (?:the (\w+) of )?{NAME}\?", question).groups()
-    return subject, (inner, outer) if inner else (outer,)
+        readings = [(match.group(1), pair) for pair, match in found if match]
+    elif set_name in ("triviaqa", "2wikimultihopqa"):
+        for relation in RELATIONS:
+            if match := re.fullmatch(re.escape(relation.trivia).replace(r"\{s\}", "(.+)"), question):
+                readings += [(name, (*path, relation.name)) for name, path in followed(match.group(1))]
+    elif set_name == "popqa":
+        readings = [re.fullmatch(rf"{NAME}, its (\w+)\?", question).groups()]
+        readings = [(subject, (name,)) for subject, name in readings]
+    elif set_name == "musique":
+        start, last = re.fullmatch(r"(.+) has which (\w+)\?", question).groups()
+        readings = [(name, (*path, last)) for name, path in followed(start)]
+    else:
+        readings = followed(re.fullmatch(rf"{OPEN} is (.+)\?", question).group(1))
+    (reading,) = readings
+    return reading
 
 
 def open_questions(small):
