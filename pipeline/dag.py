@@ -29,6 +29,8 @@ def _manifest(task: dsl.PipelineTask) -> PipelineArtifactChannel:
 
 
 train_rl_no_search = _again(train, "train-rl-no-search")
+train_sft = _again(train, "train-sft")
+train_rejection_sampling = _again(train, "train-rejection-sampling")
 
 
 @dsl.pipeline(name="search-r1", description="Corpus to registered model: a language model learns to search.")
@@ -64,7 +66,14 @@ def search_r1(
     world = {"base_model": base, "index": found, "questions": asked}
     checkpoint = _manifest(train(settings=settings["train"], **world))
     rl_no_search = _manifest(train_rl_no_search(settings=settings["train_rl_no_search"], **world))
-    models = {"checkpoint": checkpoint, "rl_no_search_checkpoint": rl_no_search}
+    sft = _manifest(train_sft(settings=settings["train_sft"], **world))
+    rejection_sampling = _manifest(train_rejection_sampling(settings=settings["train_rejection_sampling"], **world))
+    models = {
+        "checkpoint": checkpoint,
+        "rl_no_search_checkpoint": rl_no_search,
+        "sft_checkpoint": sft,
+        "rejection_sampling_checkpoint": rejection_sampling,
+    }
 
     evaluation = _manifest(evaluate(settings=settings["evaluate"], **world, **models))
     registration = _manifest(

@@ -30,6 +30,8 @@ RESOURCES: dict[str, Resources] = {
     "base-model": Resources(cpu="2", memory="4Gi", timeout_s=6 * 3600),
     "train": Resources(cpu="2", memory="8Gi", timeout_s=7 * 24 * 3600),
     "train-rl-no-search": Resources(cpu="2", memory="8Gi", timeout_s=7 * 24 * 3600),
+    "train-sft": Resources(cpu="2", memory="8Gi", timeout_s=2 * 24 * 3600),
+    "train-rejection-sampling": Resources(cpu="2", memory="8Gi", timeout_s=2 * 24 * 3600),
     "evaluate": Resources(cpu="2", memory="8Gi", timeout_s=24 * 3600),
     "register": Resources(cpu="500m", memory="1Gi", timeout_s=3600, cached=False),
     "summary": Resources(cpu="500m", memory="512Mi", timeout_s=600, cached=False),

@@ -110,9 +110,9 @@ def _answer(
     budgets: Budgets,
 ) -> list[Episode]:
     match method:
-        case "search_r1" | "base":
+        case "search_r1" | "base" | "rejection_sampling":
             return answer_in_loop(questions, model, loop, client, on_finished)
-        case "rl_no_search":
+        case "sft" | "rl_no_search":
             without_search = loop.model_copy(update={"search_enabled": False})
             return answer_in_loop(questions, model, without_search, client, on_finished)
         case "direct":

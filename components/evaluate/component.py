@@ -12,6 +12,8 @@ def evaluate(
     questions: Input[Dataset],
     checkpoint: Input[Model],
     rl_no_search_checkpoint: Input[Model],
+    sft_checkpoint: Input[Model],
+    rejection_sampling_checkpoint: Input[Model],
     manifest: Output[Artifact],
     card: Output[Markdown],
     metrics: Output[Metrics],
@@ -26,5 +28,7 @@ def evaluate(
         "questions": questions,
         "checkpoint": checkpoint,
         "rl_no_search_checkpoint": rl_no_search_checkpoint,
+        "sft_checkpoint": sft_checkpoint,
+        "rejection_sampling_checkpoint": rejection_sampling_checkpoint,
     }
     step.execute_task(settings, inputs, {"manifest": manifest, "card": card, "metrics": metrics, "html": html})

@@ -6,7 +6,19 @@ from pydantic import Field, PositiveInt, model_validator
 
 from components.contracts.config import StepConfig
 
-Method = Literal["search_r1", "base", "direct", "cot", "rag", "ircot", "react", "search_o1", "rl_no_search"]
+Method = Literal[
+    "search_r1",
+    "base",
+    "direct",
+    "cot",
+    "rag",
+    "ircot",
+    "react",
+    "search_o1",
+    "sft",
+    "rl_no_search",
+    "rejection_sampling",
+]
 
 
 class CotBudget(StepConfig):
@@ -67,11 +79,12 @@ class Budgets(StepConfig):
 class EvaluateConfig(StepConfig):
     """What is compared, on how many questions, and how sure the numbers are made."""
 
-    methods: tuple[Method, ...] = ("search_r1", "base", "direct", "rag", "rl_no_search")
+    methods: tuple[Method, ...] = ("search_r1", "base", "direct", "rag", "sft", "rl_no_search", "rejection_sampling")
     """Rows of the table, in this order. `search_r1`: the checkpoint in its loop; `base`: the untrained model
     in the same loop; `direct`: the untrained model without search; `rag`: the untrained model after one
     retrieval of the question; `cot`, `ircot`, `react`, `search_o1`: the untrained model under the prompts of the
-    literature; `rl_no_search`: the model trained without search."""
+    literature; `sft`: trained on questions and gold answers; `rl_no_search`: trained like `search_r1`, but without
+    search; `rejection_sampling`: trained on the base model's own right episodes."""
     budgets: Budgets = Budgets()
     """Steps and tokens of the prompted methods."""
     max_questions_per_set: PositiveInt = 100_000

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
+from typing import get_args
 
 from components.agent.config import LoopConfig
 from components.contracts.errors import ManifestError
@@ -52,24 +53,24 @@ def run(
     index: Manifest,
     questions: Manifest,
     checkpoint: Manifest,
-    rl_no_search_checkpoint: Manifest,
+    **baselines: Manifest,
 ) -> StepResult:
     """Answer every test question with every method and return the published evaluation.
 
+    `baselines` are the checkpoints of the trained baselines under the names in `ModelInput`; those whose
+    methods are not asked for may be missing.
+
     Raises:
-        ManifestError: an input is damaged, or a checkpoint does not say which loop it was trained in.
+        ManifestError: an input is damaged, missing or unknown, or a checkpoint does not say how it was trained.
         QuestionError: there are no test questions, or one is malformed.
         SearchError: the search engine does not start, or too many questions lost a search.
         StorageError: the storage refuses.
         TrackingError: a tracking server is configured and cannot be reached.
     """
-    models = {
-        "checkpoint": checkpoint,
-        "base_model": base_model,
-        "rl_no_search_checkpoint": rl_no_search_checkpoint,
-    }
+    models = _models(config, {"checkpoint": checkpoint, "base_model": base_model, **baselines})
     inputs = models | {"index": index, "questions": questions}
-    loops = _loops(checkpoint, rl_no_search_checkpoint)
+    # The base model answers in the loop its successor was trained in.
+    loops = {name: _loop_of(checkpoint if name == "base_model" else made) for name, made in models.items()}
     question_sets = read_question_sets(fetch(questions), config.max_questions_per_set)
     tags = {"pipeline.step": "evaluate"} | {f"{name}.digest": made.digest for name, made in inputs.items()}
 
@@ -170,10 +171,16 @@ def write_outputs(folder: Path, results: Mapping[Method, MethodResult], evaluati
     (folder / OUTPUTS.report).write_text(html, encoding="utf-8")
 
 
-def _loops(checkpoint: Manifest, rl_no_search_checkpoint: Manifest) -> dict[ModelInput, LoopConfig]:
-    """The base model answers in the loop its successor was trained in."""
-    loop = _loop_of(checkpoint)
-    return {"checkpoint": loop, "base_model": loop, "rl_no_search_checkpoint": _loop_of(rl_no_search_checkpoint)}
+def _models(config: EvaluateConfig, given: dict[str, Manifest]) -> dict[ModelInput, Manifest]:
+    if unknown := sorted(set(given) - set(get_args(ModelInput))):
+        raise ManifestError(f"Unknown inputs: {', '.join(unknown)}", ", ".join(get_args(ModelInput)))
+    needed = {METHODS[method].model for method in config.methods}
+    if missing := sorted(needed - set(given)):
+        raise ManifestError(
+            f"evaluate.methods needs {', '.join(missing)}, which is not among the inputs",
+            remedy="give the checkpoint, or leave the method out",
+        )
+    return {name: given[name] for name in get_args(ModelInput) if name in given}
 
 
 def _loop_of(checkpoint: Manifest) -> LoopConfig:

@@ -6,7 +6,9 @@ from typing import Literal
 
 from components.evaluate.config import Method
 
-ModelInput = Literal["checkpoint", "base_model", "rl_no_search_checkpoint"]
+ModelInput = Literal[
+    "checkpoint", "base_model", "sft_checkpoint", "rl_no_search_checkpoint", "rejection_sampling_checkpoint"
+]
 
 
 @dataclass(frozen=True)
@@ -88,12 +90,28 @@ METHODS: dict[Method, MethodEntry] = {
         "query happens to name the right thing, the answer is handed to it. Expect it between the base in the loop "
         "and RAG.",
     ),
+    "sft": MethodEntry(
+        "sft_checkpoint",
+        "SFT",
+        "trained on answers, no search",
+        "Fine-tuned on questions and their gold answers (section 4.2). Good where the test asks for facts that the "
+        "training also asked for, or that pretraining left in the weights; of a world it has never read it can only "
+        "learn how answers look.",
+    ),
     "rl_no_search": MethodEntry(
         "rl_no_search_checkpoint",
         "RL without search",
         "trained, no search",
         "Trained by the same algorithm with the same reward, but without a search engine (R1 in section 4.2). Where "
         "the answers cannot be known by heart, reward alone teaches it little more than to answer in the right form.",
+    ),
+    "rejection_sampling": MethodEntry(
+        "rejection_sampling_checkpoint",
+        "Rejection sampling",
+        "trained on its right episodes",
+        "The untrained model answers training questions several times in the search loop, and is fine-tuned on those "
+        "episodes that ended right, on its own tokens alone (section 4.2). The same search, the same reward, used once "
+        "instead of at every step: what lies between this row and Search-R1 is what learning from fresh attempts adds.",
     ),
 }
 """In the order of the paper's story; the config decides which are run."""

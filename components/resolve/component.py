@@ -24,6 +24,8 @@ def resolve(
         ("base_model", str),
         ("train", str),
         ("train_rl_no_search", str),
+        ("train_sft", str),
+        ("train_rejection_sampling", str),
         ("evaluate", str),
         ("register", str),
         ("summary", str),

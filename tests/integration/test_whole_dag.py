@@ -16,8 +16,9 @@ from components.summary.schema import Summary
 
 pytestmark = [pytest.mark.dag, pytest.mark.timeout(900)]
 
-METHODS = {"search_r1", "base", "direct", "rag", "rl_no_search"}
+METHODS = {"search_r1", "base", "direct", "rag", "sft", "rl_no_search", "rejection_sampling"}
 TASKS = ["resolve", "corpus", "index", "questions", "base-model", "train", "train-rl-no-search"]
+TASKS += ["train-sft", "train-rejection-sampling"]
 TASKS += ["evaluate", "register", "summary"]
 ALWAYS_RUN = {"resolve", "register", "summary"}
 MAX_CACHED_RUN_S = 30
@@ -58,10 +59,11 @@ def first(tmp_path_factory):
 
 
 def kill_in_training(runs):
-    """SIGKILL the command as soon as training has saved a step; the processes below it end with it."""
+    """SIGKILL the command as soon as PPO has saved a step; the processes below it end with it."""
     with subprocess.Popen(command(runs), stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
         saved = Path(runs) / "work" / "train"
-        while not any(saved.glob("*/step_000001/_COMPLETE")):
+        # The supervised baselines may be over before a kill reaches them; they have no critic.
+        while not any((done.parent / "critic.safetensors").exists() for done in saved.glob("*/step_000001/_COMPLETE")):
             assert process.poll() is None, process.stdout.read()
             time.sleep(0.2)
         process.send_signal(signal.SIGKILL)

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from typing import get_args
 
 import pytest
 
@@ -11,6 +12,7 @@ from components.contracts.manifest import Manifest, ProducedBy
 from components.contracts.step import StepContext
 from components.evaluate.config import EvaluateConfig
 from components.evaluate.main import OUTPUTS, run, step
+from components.evaluate.methods import ModelInput
 from components.evaluate.predictions import read_predictions
 from components.fictional_world.tiny_model import build_model, build_tokenizer
 from components.index.build import build_lucene_index
@@ -50,7 +52,7 @@ def inputs(tmp_path_factory) -> dict[str, Manifest]:
     questions = stored("questions", "questions", metadata={"train_sets": ["nq"]})
     tokenizer = build_tokenizer([*TOWNS, "where is ? lies on a river . question : answer search or doc title"])
     manifests = {"index": index, "questions": questions}
-    for seed, name in enumerate(("base_model", "checkpoint", "rl_no_search_checkpoint")):
+    for seed, name in enumerate(get_args(ModelInput)):
         import torch
 
         torch.manual_seed(seed)
@@ -60,7 +62,7 @@ def inputs(tmp_path_factory) -> dict[str, Manifest]:
         (folder / name / "metrics.jsonl").write_text(
             "".join(json.dumps({"step": s, "attempt": 1, "time_s": 0.0, "reward/mean": s / 9}) + "\n" for s in range(9))
         )
-        loop = LOOP.model_copy(update={"search_enabled": name != "rl_no_search_checkpoint"})
+        loop = LOOP.model_copy(update={"search_enabled": name not in ("rl_no_search_checkpoint", "sft_checkpoint")})
         manifests[name] = stored(
             "base_model" if name == "base_model" else "checkpoint",
             name,
@@ -83,14 +85,13 @@ def first(inputs, tmp_path_factory):
 
 def test_every_method_answers_every_question(first):
     rows = read_predictions(fetch(first.manifest) / OUTPUTS.predictions)
-    assert len(rows) == 5 * 2 * len(TOWNS)
+    assert len(rows) == 7 * 2 * len(TOWNS)
     assert list(dict.fromkeys(row.method for row in rows)) == list(CONFIG.methods)
     for method in CONFIG.methods:
         ids = [row.question_id for row in rows if row.method == method]
         assert ids == [f"{name}:{i}" for name in ("nq", "musique") for i in range(len(TOWNS))]
-    assert all(
-        row.num_searches == (row.method == "rag") for row in rows if row.method in ("rag", "direct", "rl_no_search")
-    )
+    fixed = {"rag": 1, "direct": 0, "sft": 0, "rl_no_search": 0}
+    assert all(row.num_searches == fixed[row.method] for row in rows if row.method in fixed)
 
 
 def test_two_evaluations_predict_the_same_bytes(first, inputs, context):
@@ -109,7 +110,7 @@ def test_the_outputs_are_what_other_steps_read(first, inputs):
     assert len(json.loads((folder / OUTPUTS.episodes).read_text())) == 3
     assert (folder / OUTPUTS.report).read_text() == first.html
     assert first.manifest.inputs == {name: made.digest for name, made in inputs.items()}
-    assert first.manifest.counts == {"questions": 8, "methods": 5}
+    assert first.manifest.counts == {"questions": 8, "methods": 7}
     assert first.manifest.metadata["loop"]["max_searches"] == 2 and len(first.metrics) <= 10
     assert "| Search-R1 |" in first.card
 
@@ -133,6 +134,27 @@ def test_a_checkpoint_without_its_loop_is_refused(inputs, context):
     nameless = inputs["checkpoint"].model_copy(update={"metadata": {}})
     with pytest.raises(ManifestError, match="which loop"):
         run(CONFIG, context, **(inputs | {"checkpoint": nameless}))
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        pytest.param({"sft_checkpoint": None}, "needs sft_checkpoint", id="method-without-its-checkpoint"),
+        pytest.param({"sft": "checkpoint"}, "Unknown inputs: sft\\b", id="input-of-another-name"),
+    ],
+)
+def test_inputs_are_held_to_the_methods(inputs, context, changes, says):
+    given = inputs | {name: inputs.get(value) for name, value in changes.items()}
+    with pytest.raises(ManifestError, match=says):
+        run(CONFIG, context, **{name: made for name, made in given.items() if made})
+
+
+def test_baselines_nobody_asks_for_may_be_missing(inputs, context):
+    config = CONFIG.model_copy(update={"methods": ("search_r1", "rl_no_search")})
+    given = {
+        name: made for name, made in inputs.items() if name not in ("sft_checkpoint", "rejection_sampling_checkpoint")
+    }
+    assert run(config, context, **given).manifest.counts["methods"] == 2
 
 
 def test_the_step_is_known_by_its_name():

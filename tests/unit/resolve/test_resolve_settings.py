@@ -9,6 +9,7 @@ from components.contracts.config import StepConfig
 from components.contracts.errors import ConfigError
 from components.resolve.config import ResolveConfig
 from components.resolve.settings import resolve_settings
+from components.resolve.tasks import TASKS as RUN_TASKS
 from components.resolve.tasks import Task
 
 
@@ -128,3 +129,22 @@ def test_refused(preset, parameters, words):
     with pytest.raises(ConfigError) as refused:
         resolved(preset, **parameters)
     assert [word for word in words if word not in str(refused.value)] == []
+
+
+def test_baselines_are_trained_as_their_tasks_say_whatever_the_training_does():
+    overrides = "train.algorithm=grpo, train.episodes_per_question=4, train.loop.top_k=2, train-sft.steps=7"
+    config = ResolveConfig.parse({"storage_root": "file:///tmp/r", "overrides": overrides})
+    trainings = {
+        name: json.loads(text)["config"]
+        for name, text in resolve_settings(config, RUN_TASKS).items()
+        if name.startswith("train")
+    }
+    assert {name: (made["algorithm"], made["loop"]["search_enabled"]) for name, made in trainings.items()} == {
+        "train": ("grpo", True),
+        "train_rl_no_search": ("grpo", False),
+        "train_sft": ("sft", False),
+        "train_rejection_sampling": ("rejection_sampling", True),
+    }
+    assert {made["loop"]["top_k"] for made in trainings.values()} == {2}
+    assert trainings["train_rejection_sampling"]["episodes_per_question"] == 5
+    assert trainings["train_sft"]["steps"] == 7

@@ -38,9 +38,12 @@ INPUTS = {
     "base_model": "base_model",
     "checkpoint": "checkpoint",
     "rl_no_search_checkpoint": "checkpoint",
+    "sft_checkpoint": "checkpoint",
+    "rejection_sampling_checkpoint": "checkpoint",
     "registration": "registration",
 }
-STEPS = {"checkpoint": "train", "rl_no_search_checkpoint": "train", "registration": "register"}
+TRAININGS = ["checkpoint", "rl_no_search_checkpoint", "sft_checkpoint", "rejection_sampling_checkpoint"]
+STEPS = dict.fromkeys(TRAININGS, "train") | {"registration": "register"}
 
 
 @pytest.fixture
@@ -49,7 +52,7 @@ def world(tmp_path, monkeypatch):
     monkeypatch.setenv("SEARCHR1_RUN_ID", "small-1")
     monkeypatch.setenv("SEARCHR1_GIT_COMMIT", "abc123")
     root = f"file://{tmp_path}/runs"
-    metadata = {"checkpoint": TRAINED, "rl_no_search_checkpoint": TRAINED, "registration": REGISTERED}
+    metadata = dict.fromkeys(TRAININGS, TRAINED) | {"registration": REGISTERED}
     manifests = {
         name: Manifest(
             kind=kind,
@@ -89,6 +92,7 @@ def test_summary_and_report_land_below_the_run_id(world):
     assert summary.seeds == {"train": 1}
     assert summary.em["search_r1"]["nq"].ci95 == (0.2, 0.8)
     assert summary.train.em_curve == [(0, 0.1), (20, 0.7)]
+    assert summary.train_baselines.keys() == {"sft", "rejection_sampling"}
     assert summary.registry.model_dump(mode="json") == REGISTERED
     assert summary.versions["git_commit"] == "abc123"
     assert summary.report == f"file://{results}/report.html"
@@ -107,6 +111,8 @@ def test_times_are_named_after_tasks(world):
         "base_model": 2.0,
         "train": 2.0,
         "train_rl_no_search": 2.0,
+        "train_sft": 2.0,
+        "train_rejection_sampling": 2.0,
         "evaluate": 3.0,
         "register": 2.0,
     }
