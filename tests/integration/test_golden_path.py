@@ -44,7 +44,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 WORLD = "world://mini?seed=1"
 LOOP = {"template": "search-r1", "max_searches": 2, "max_turn_tokens": 24, "max_observation_tokens": 48}
-LOOP |= {"max_context_tokens": 640}
+LOOP |= {"max_context_tokens": 2048}
 TRAIN = {
     "steps": 2,
     "questions_per_step": 8,
