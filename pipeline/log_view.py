@@ -71,4 +71,4 @@ class LogView:
         return self._prefixed(line) if line.strip() else ""
 
     def _prefixed(self, text: str) -> str:
-        return f"{self.running:<18} | {text}"
+        return f"{self.running:<24} | {text}"
