@@ -47,6 +47,8 @@ def run(
     storage = open_storage(work_uri)
     checkpoints = Checkpoints(storage)
     policy, tokenizer = load_model(fetch(base_model) / "model")
+    # Updates of 1e-6 vanish in bfloat16: the weights that are trained are float32 on every device.
+    policy = policy.float()
     learner = Learner(policy, config, _pad_id(tokenizer))
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(work_uri.removeprefix("file://")) if work_uri.startswith("file://") else Path(scratch)
