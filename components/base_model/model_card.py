@@ -20,7 +20,7 @@ the words, can read, can copy, and knows the syntax of the tags. It does not kno
   {recipe.two_hop_from_frac:.0%} of the steps on, {recipe.two_hop_frac:.0%} of these need two documents.
 * {walk:.0%} **uninformed transcripts** in the format of the search loop. The number of searches is drawn blindly (one
   with probability .85, each further one with .7, at most three). Queries are names drawn at random from what is in
-  view (65 %) or random words (35 %). The answer is the title of the last document (40 %) or a random name in view.
+  view (65 %) or random words (35 %). The answer is the title of the first document (40 %) or a random name in view.
   None of it depends on what the question asks.
 
 ## What it has not seen

@@ -92,7 +92,7 @@ def walks(world: World, questions: list[WorldQuestion], rng: random.Random) -> I
     """Yield uninformed walks without end.
 
     The first turn searches with probability .85, each later one with .7, at most three in all. A query is a
-    name in view (65 %) or random words. The answer is the title of the last document (40 %) or a random name
+    name in view (65 %) or random words. The answer is the title of the first document (40 %) or a random name
     in view. Nothing depends on what was asked.
     """
     titles = list(world.documents)
@@ -105,7 +105,7 @@ def walks(world: World, questions: list[WorldQuestion], rng: random.Random) -> I
             title = query if query in world.documents else _look_up(query, titles, rng)
             searches.append((query, title, world.documents[title]))
             in_view = list(dict.fromkeys([*in_view, *_names_in(f"{title} {world.documents[title]}", world)]))
-        answer = searches[-1][1] if searches and rng.random() < 0.4 else rng.choice(in_view)
+        answer = searches[0][1] if searches and rng.random() < 0.4 else rng.choice(in_view)
         yield Walk(asked.question, tuple(searches), answer)
 
 

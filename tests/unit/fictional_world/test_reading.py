@@ -112,14 +112,14 @@ def drawn(world, kind: str, count: int = 6_000):
 
 @pytest.mark.parametrize(("kind", "most"), [("single", 0.2), ("bridge", 0.05)])
 def test_walks_answer_right_no_more_often_than_chance(world, kind, most):
-    """Chance: the answer is the last title (40 %) or one of the names in view, each equally likely."""
+    """Chance: the answer is the first title (40 %) or one of the names in view, each equally likely."""
     right, expected = 0, 0.0
     for walk, question in drawn(world, kind):
         shown = " ".join([question.question, *(f"{title} {text}" for _, title, text in walk.searches)])
         in_view = {name for name in world.entities if name in shown}
         right += walk.answer == question.answer
         blind = (question.answer in in_view) / len(in_view)
-        repeated = walk.searches[-1][1] == question.answer if walk.searches else blind
+        repeated = walk.searches[0][1] == question.answer if walk.searches else blind
         expected += 0.6 * blind + 0.4 * repeated
         assert walk.answer in in_view
     assert right == pytest.approx(expected, abs=4 * expected**0.5)
