@@ -1,7 +1,7 @@
 """Policy, critic and reference: log-probabilities, entropies and values of trained tokens in packed rows.
 
-The language-model head runs on trained positions only, in float32.
-Legend: R rows, T tokens of a row, M trained tokens, V vocabulary.
+The language-model head runs on trained positions only.
+Legend: M trained tokens, H hidden size.
 """
 
 import copy
@@ -10,19 +10,18 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from components.train.attention import attention_arguments
+from components.train.head import head_logprobs
 from components.train.packing import PackedRows
-
-HEAD_CHUNK_TOKENS = 4096
-"""Trained tokens whose logits exist at a time."""
 
 
 def _hidden_states(backbone: nn.Module, rows: PackedRows) -> torch.Tensor:
     """Return the last hidden state at the position that predicts each trained token, [M, hidden]."""
     output = backbone(
         input_ids=rows.ids_RT,
-        attention_mask=rows.attention_mask(next(backbone.parameters()).dtype),
         position_ids=rows.positions_RT,
         use_cache=False,
+        **attention_arguments(backbone, rows),
     )
     return output.last_hidden_state[rows.row_M, rows.column_M]
 
@@ -30,17 +29,7 @@ def _hidden_states(backbone: nn.Module, rows: PackedRows) -> torch.Tensor:
 def token_logprobs(model, rows: PackedRows, temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
     """Return (log-probability of each trained token, entropy of its distribution), both [M], float32."""
     hidden_MH = _hidden_states(model.base_model, rows)
-    head = model.get_output_embeddings()
-    logprobs, entropies = [], []
-    for start in range(0, len(hidden_MH), HEAD_CHUNK_TOKENS):
-        logits_MV = head(hidden_MH[start : start + HEAD_CHUNK_TOKENS]).float() / temperature
-        all_logprobs_MV = logits_MV.log_softmax(-1)
-        targets_M = rows.targets_M[start : start + HEAD_CHUNK_TOKENS]
-        logprobs.append(all_logprobs_MV.gather(-1, targets_M[:, None])[:, 0])
-        entropies.append(-(all_logprobs_MV.exp() * all_logprobs_MV).sum(-1))
-    if not logprobs:
-        return hidden_MH.new_zeros(0), hidden_MH.new_zeros(0)
-    return torch.cat(logprobs), torch.cat(entropies)
+    return head_logprobs(hidden_MH, model.get_output_embeddings().weight, rows.targets_M, temperature)
 
 
 class Critic(nn.Module):

@@ -31,6 +31,9 @@ class PackedRows:
     targets_M: torch.Tensor
     order_M: torch.Tensor
     """Index of each trained token in the flat order of the sequences given to `pack`."""
+    segment_starts: torch.Tensor
+    """First token of each episode, and of each row's padding, in the rows laid end to end; the end last; int32."""
+    longest_segment: int
 
     def attention_mask(self, dtype: torch.dtype) -> torch.Tensor:
         """Return the additive mask [R, 1, T, T]: causal within an episode, blind to every other one."""
@@ -82,7 +85,7 @@ def _batch(
     rows: list[list[int]], sequences: Sequence[EpisodeTokens], starts: list[int], pad_id: int, device
 ) -> PackedRows:
     width = max(sum(len(sequences[i].token_ids) for i in row) for row in rows)
-    ids, positions, segments = [], [], []
+    ids, positions, segments, starts_of_segments = [], [], [], [0]
     row_M, column_M, targets_M, order_M = [], [], [], []
     for row_number, row in enumerate(rows):
         row_ids, row_positions, row_segments = [], [], []
@@ -91,13 +94,17 @@ def _batch(
             row_ids += sequence.token_ids
             row_positions += range(len(sequence.token_ids))
             row_segments += [segment] * len(sequence.token_ids)
+            starts_of_segments.append(starts_of_segments[-1] + len(sequence.token_ids))
             row_M += [row_number] * len(sequence.trained_positions)
             column_M += [offset + position - 1 for position in sequence.trained_positions]
             targets_M += [sequence.token_ids[position] for position in sequence.trained_positions]
             order_M += range(starts[index], starts[index] + len(sequence.trained_positions))
         padding = width - len(row_ids)
+        if padding:
+            starts_of_segments.append(starts_of_segments[-1] + padding)
         ids.append(row_ids + [pad_id] * padding)
         positions.append(row_positions + [0] * padding)
         segments.append(row_segments + [-1] * padding)
     tensors = (torch.tensor(x, device=device) for x in (ids, positions, segments, row_M, column_M, targets_M, order_M))
-    return PackedRows(*tensors)
+    starts_t = torch.tensor(starts_of_segments, dtype=torch.int32)
+    return PackedRows(*tensors, starts_t.to(device), int(starts_t.diff().max()))

@@ -5,6 +5,7 @@ import random
 import pytest
 import torch
 
+from components.train import attention
 from components.train.model import token_logprobs
 from components.train.packing import EpisodeTokens, pack
 
@@ -76,6 +77,13 @@ def test_equal_input_gives_equal_rows():
     assert all(torch.equal(a.ids_RT, b.ids_RT) for a, b in zip(first, second, strict=True))
 
 
+@pytest.fixture(params=[pytest.param(10_000, id="dense mask"), pytest.param(0, id="segments")])
+def kind_of_attention(request, monkeypatch):
+    """Narrow rows take a dense mask and wide ones go segment by segment; here both meet the same rows."""
+    monkeypatch.setattr(attention, "DENSE_MASK_TOKENS", request.param)
+
+
+@pytest.mark.usefixtures("kind_of_attention")
 @pytest.mark.parametrize(("row_tokens", "rows_per_batch"), LAYOUTS)
 def test_packing_changes_no_logprob(row_tokens, rows_per_batch, policy, make_experience):
     sequences = make_experience(9).sequences
@@ -91,6 +99,7 @@ def test_packing_changes_no_logprob(row_tokens, rows_per_batch, policy, make_exp
     assert torch.allclose(packed, torch.stack(alone), atol=1e-5)
 
 
+@pytest.mark.usefixtures("kind_of_attention")
 def test_no_episode_sees_its_neighbour(policy, make_experience):
     """Another text in one episode changes no number of the others in its row."""
     sequences = make_experience(4).sequences
@@ -105,3 +114,24 @@ def test_no_episode_sees_its_neighbour(policy, make_experience):
     assert torch.equal(before.order_M, after.order_M)
     assert changed[third].all()
     assert not changed[~third].any()
+
+
+def test_a_model_trained_on_segments_still_reads_plain_text(policy, make_experience, monkeypatch):
+    """The engine samples from the module that is trained: choosing the attention must not change its own."""
+    ids = torch.tensor([[3, 1, 4, 1, 5, 9, 2, 6]])
+    with torch.no_grad():
+        before = policy(ids).logits
+        monkeypatch.setattr(attention, "DENSE_MASK_TOKENS", 0)
+        token_logprobs(policy, pack(make_experience(3).sequences, 64, 1, pad_id=0, device="cpu")[0], 1.0)
+        assert torch.equal(policy(ids).logits, before)
+
+
+@pytest.mark.parametrize(("row_tokens", "rows_per_batch"), LAYOUTS)
+def test_segments_cover_every_cell_once(row_tokens, rows_per_batch):
+    for batch in pack(invented(), row_tokens, rows_per_batch, pad_id=0, device="cpu"):
+        line = batch.segments_RT.flatten() + 100 * torch.arange(len(batch.ids_RT)).repeat_interleave(
+            batch.ids_RT.shape[1]
+        )
+        changes = [0, *(torch.nonzero(line.diff()).flatten() + 1).tolist(), line.numel()]
+        assert batch.segment_starts.tolist() == changes
+        assert batch.longest_segment == max(b - a for a, b in zip(changes, changes[1:], strict=False))
