@@ -61,6 +61,21 @@ class DevConfig(StepConfig):
     """After so many returns, each at half the learning rate, training stops with the best checkpoint."""
 
 
+class ParallelConfig(StepConfig):
+    """The machines a training runs on, and what it does to fit their memory."""
+
+    num_nodes: int = Field(default=1, ge=1)
+    """Machines."""
+    gpus_per_node: int = Field(default=0, ge=0)
+    """GPUs of each machine; 0 trains on the CPU."""
+    compute_dtype: Literal["float32", "bfloat16"] = "float32"
+    """Precision of matrix products. The trained weights stay float32: updates of 1e-6 vanish in bfloat16."""
+    activation_checkpointing: bool = False
+    """Keep only the input of each layer and compute the rest again in the backward pass: a third more work."""
+    cpu_offload: bool = False
+    """Keep weights, gradients and optimizer states in the machine's memory instead of the GPU's."""
+
+
 class TrainConfig(StepConfig):
     """One training run."""
 
@@ -89,6 +104,7 @@ class TrainConfig(StepConfig):
     policy_optimizer: OptimizerConfig = OptimizerConfig()
     critic_optimizer: OptimizerConfig = OptimizerConfig(learning_rate=1e-3)
     dev: DevConfig = DevConfig()
+    parallel: ParallelConfig = ParallelConfig()
     save_every_steps: int = Field(default=10, ge=1)
     max_search_failure_frac: float = Field(default=0.05, ge=0, le=1)
     """More failed searches than this in a step stop the training with the boundary named."""
