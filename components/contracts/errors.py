@@ -83,3 +83,20 @@ class TrackingError(BoundaryError):
 
 class TrainingStopped(SearchR1Error, RuntimeError):
     """Training ended by one of its own rules (collapse, non-finite losses, too many failed searches)."""
+
+
+class StoppedBySignal(SearchR1Error, RuntimeError):
+    """The process was asked to end and left its work in a state that can be continued."""
+
+    exit_code = 143
+
+
+class RanksFailed(SearchR1Error, RuntimeError):
+    """A process of several that work together failed; carries the exit code of the one that failed first."""
+
+    def __init__(self, message: str, exit_code: int = 1) -> None:
+        super().__init__(message, exit_code)
+        self.message, self.exit_code = message, exit_code
+
+    def __str__(self) -> str:
+        return self.message

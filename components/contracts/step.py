@@ -24,6 +24,9 @@ from components.contracts.manifest import Manifest, ProducedBy
 ERROR_FILE_VARIABLE = "SEARCHR1_ERROR_FILE"
 """Environment variable naming a JSON file that receives the error of a failed step."""
 
+OUTPUT_NAMES = {"manifest": "manifest.json", "card": "card.md", "metrics": "metrics.json", "html": "report.html"}
+"""Output -> its file in the folder a command line names."""
+
 
 @dataclass(frozen=True)
 class StepContext:
@@ -133,6 +136,7 @@ class Step:
         """Command line of `python -m components.<step>`: config file, overrides, inputs, output folder."""
         parser = argparse.ArgumentParser(prog=f"python -m components.{self.name}", description=self.run.__doc__)
         parser.add_argument("--config", type=Path, help="TOML or JSON file with this step's settings")
+        parser.add_argument("--settings", type=Path, help="JSON file as the pipeline hands it to the step, instead")
         parser.add_argument("--set", default="", help="overrides: key=value, separated by commas")
         parser.add_argument("--storage-root", default=f"file://{Path.cwd() / 'runs'}", help="file:// or s3:// prefix")
         parser.add_argument("--input", action="append", default=[], metavar="NAME=FILE", help="input manifest")
@@ -152,10 +156,14 @@ class Step:
         settings = json.dumps(
             {"storage_root": given.storage_root, "code_sha256": "0" * 64, "config": config.model_dump(mode="json")}
         )
-        names = {"manifest": "manifest.json", "card": "card.md", "metrics": "metrics.json", "html": "report.html"}
-        outputs = {key: str(given.output / name) for key, name in names.items()}
+        if given.settings:
+            settings = given.settings.read_text(encoding="utf-8")
+        # Of several ranks that work on one step (torchrun sets the variable) the first one speaks.
+        is_first = os.environ.get("RANK", "0") == "0"
+        outputs = {key: str(given.output / name) for key, name in OUTPUT_NAMES.items()} if is_first else {}
         result = self.execute(settings, inputs, outputs)
-        print(result.manifest.to_json())
+        if is_first:
+            print(result.manifest.to_json())
 
 
 def _name_and_path(entry: str) -> tuple[str, str]:
@@ -179,7 +187,8 @@ def _write_outputs(result: StepResult, outputs: dict[str, str]) -> None:
 
 def _record_failure(step: str, error: BaseException) -> None:
     target = os.environ.get(ERROR_FILE_VARIABLE)
-    if not target:
+    # Among ranks the first failure is the cause, the others are its consequence.
+    if not target or ("RANK" in os.environ and Path(target).exists()):
         return
     known = isinstance(error, SearchR1Error)
     record = {

@@ -1,6 +1,5 @@
 """Runs Pyserini's index builder as a child process that never outlives this one."""
 
-import ctypes
 import os
 import re
 import signal
@@ -11,6 +10,7 @@ from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 
+from components.contracts.child_process import ended_with_parent
 from components.contracts.errors import SearchError
 from components.index.config import IndexConfig
 from components.search.jvm import child_environment
@@ -18,8 +18,6 @@ from components.search.jvm import child_environment
 _KEPT_LOG_LINES = 30
 _PROGRESS_EVERY_S = 10.0
 _INDEXED = re.compile(r"([\d,]+) (?:docs|documents) (?:indexed|added)")
-_PR_SET_PDEATHSIG = 1
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 def build_lucene_index(corpus_folder: Path, index_folder: Path, config: IndexConfig) -> None:
@@ -49,7 +47,7 @@ def run_child(command: list[str], environment: dict[str, str]) -> tuple[int, str
         text=True,
         errors="replace",
         start_new_session=True,
-        preexec_fn=_die_with_parent,
+        preexec_fn=ended_with_parent(signal.SIGKILL),
     )
     try:
         last_lines = _follow(process.stdout)
@@ -83,11 +81,6 @@ def _follow(log: Iterator[str]) -> deque[str]:
             last_s = time.monotonic()
             print(f"index: {progress.group(1)} passages indexed", flush=True)
     return tail
-
-
-def _die_with_parent() -> None:
-    """Ask the kernel, in the child before it becomes the builder, to kill it when this process dies."""
-    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _end(process: subprocess.Popen) -> None:

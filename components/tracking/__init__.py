@@ -2,7 +2,7 @@
 
 from components.tracking.client import open_client, run_url, tracking_boundary, without_credentials
 from components.tracking.metrics_file import METRICS_NAME, read_metrics
-from components.tracking.tracker import NONFINITE_METRIC, Tracker, open_tracker
+from components.tracking.tracker import NONFINITE_METRIC, Tracker, open_tracker, silent_tracker
 
 __all__ = [
     "METRICS_NAME",
@@ -12,6 +12,7 @@ __all__ = [
     "open_tracker",
     "read_metrics",
     "run_url",
+    "silent_tracker",
     "tracking_boundary",
     "without_credentials",
 ]

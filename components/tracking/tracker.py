@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Protocol, Self
 
-from components.contracts.errors import TrackingError
+from components.contracts.errors import StoppedBySignal, TrackingError
 from components.tracking.client import TRACKING_URI_VARIABLE
 from components.tracking.metrics_file import MetricsFile
 from components.tracking.run import ATTEMPT_METRIC, RUN_ID_VARIABLE, MlflowRun, Point
@@ -138,7 +138,8 @@ class Tracker:
         if error is None:
             self.close("FINISHED")
         else:
-            self.close("FAILED" if isinstance(error, Exception) else "KILLED")
+            killed = isinstance(error, StoppedBySignal) or not isinstance(error, Exception)
+            self.close("KILLED" if killed else "FAILED")
 
     def _send(self) -> None:
         if self._pending and self._clock_s() >= self._quiet_until_s:
@@ -171,16 +172,21 @@ def open_tracker(
     Raises:
         TrackingError: a server is configured and cannot be reached, or refuses.
     """
-    file = MetricsFile(folder)
     if not os.environ.get(TRACKING_URI_VARIABLE):
         if os.environ.get(RUN_ID_VARIABLE):
             raise TrackingError(f"{RUN_ID_VARIABLE} is set but {TRACKING_URI_VARIABLE} is not")
-        return Tracker(file, NoRun())
+        return silent_tracker(folder)
+    file = MetricsFile(folder)
     run = MlflowRun.open(run_name, folder, tags or {}, params or {})
     highest_step = run.highest_step()
     if file.attempt > 1:
         run.set_tags({"attempt": str(file.attempt), "resumed_from_step": str(highest_step)})
     return Tracker(file, run, highest_step)
+
+
+def silent_tracker(folder: Path) -> Tracker:
+    """Return a tracker that writes `folder/metrics.jsonl` and speaks to no server, whatever is configured."""
+    return Tracker(MetricsFile(folder), NoRun())
 
 
 def _warn(message: str) -> None:

@@ -1,25 +1,37 @@
 """Atomic checkpoints of everything a resumed run needs to end with the same bits.
 
-Layout below the work prefix: `step_000040/{policy,critic,policy_optimizer,...}.safetensors`, `state.json`,
-`metrics.jsonl`, and `_COMPLETE` last; a folder without it does not exist for the reader. Tensors are
-safetensors, the rest is JSON: nothing is ever unpickled. Sampling and minibatch order are functions of
-(seed, step), so no generator state has to be kept.
+Layout below the work prefix: `step_000040/policy-00000-of-00002.safetensors` and so on for every part and rank,
+`state.json`, `metrics.jsonl`, and `_COMPLETE` last; a folder without it does not exist for the reader. Tensors are
+safetensors, the rest is JSON: nothing is ever unpickled. Sampling and minibatch order are functions of (seed, step),
+so no generator state has to be kept. A run on as many ranks as before ends with the same bits; on another number the
+same weights and moments are cut anew.
+
+Saving copies the tensors and goes on training; a thread writes them. A save that fails leaves the previous checkpoint
+the newest one and is reported; training stops when saving fails again and again.
 """
 
 import json
 import re
 import tempfile
+import threading
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
+from components.contracts.errors import ManifestError, StorageError
 from components.storage import Storage
 from components.train.learner import Learner
+from components.train.ranks import barrier, rank, sum_over_ranks, world_size
+from components.train.shards import load_shards, shards_of
 
 COMPLETE = "_COMPLETE"
+MAX_FAILED_SAVES = 2
+"""More saves in a row that fail stop the training: what it learns could be lost at any moment."""
 _NAME = re.compile(r"^(step_\d{6})/_COMPLETE$")
+_SHARD = re.compile(r"^(?P<part>\w+)-(?P<rank>\d{5})-of-(?P<world>\d{5})\.safetensors$")
 
 
 @dataclass(slots=True)
@@ -44,34 +56,81 @@ class TrainState:
     """Model tokens trained on."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Snapshot:
+    """What one rank writes; rank 0 brings the state and the metrics."""
+
+    name: str
+    parts: dict[str, dict[str, torch.Tensor]]
+    texts: dict[str, bytes]
+    keep: str
+
+
 class Checkpoints:
-    """Checkpoints of one run in `storage`, newest complete one first; keeps the newest two and the best."""
+    """Checkpoints of one run in `storage`, newest complete one first; keeps the newest two and the best.
+
+    With several ranks every method is a collective.
+    """
 
     def __init__(self, storage: Storage) -> None:
         self._storage = storage
+        self._writer: threading.Thread | None = None
+        self._snapshot: _Snapshot | None = None
+        self._error: Exception | None = None
+        self._failed_in_a_row = 0
 
     def complete(self) -> list[str]:
         """Return the names of complete checkpoints, oldest first."""
-        found = (_NAME.match(info.key) for info in self._storage.list())
-        return sorted(match.group(1) for match in found if match)
+        self.finish()
+        return self._complete()
 
     def save(self, learner: Learner, state: TrainState, metrics_file: Path) -> None:
-        """Write a checkpoint of `state.step`; until its last file is there the previous one stays the newest."""
-        name = f"step_{state.step:06d}"
-        with tempfile.TemporaryDirectory() as scratch:
-            folder = Path(scratch)
-            for part, module in learner.modules().items():
-                save_file(_tensors(module.state_dict()), folder / f"{part}.safetensors")
-            for part, optimizer in learner.optimizers.items():
-                save_file(_optimizer_tensors(optimizer), folder / f"{part}_optimizer.safetensors")
-            (folder / "state.json").write_text(json.dumps(asdict(state)), encoding="utf-8")
-            files = [*folder.iterdir(), *([metrics_file] if metrics_file.exists() else [])]
+        """Copy `learner` and write it beside the training; until the last file is there the previous one is the newest.
+
+        Raises:
+            StorageError: more than `MAX_FAILED_SAVES` saves in a row have failed, the last one being the previous.
+        """
+        self.finish()
+        texts = {"state.json": json.dumps(asdict(state)).encode()}
+        if metrics_file.exists():
+            texts[metrics_file.name] = metrics_file.read_bytes()
+        name, best = f"step_{state.step:06d}", f"step_{state.best_step:06d}"
+        self._snapshot = _Snapshot(name, shards_of(learner), texts if rank() == 0 else {}, best)
+        if rank() == 0:
             # A return to the best weights writes the newest checkpoint again: half of each must not look complete.
             self._storage.delete(f"{name}/{COMPLETE}")
-            for file in sorted(files):
-                self._storage.put_file(file, f"{name}/{file.name}")
-        self._storage.put_bytes(b"", f"{name}/{COMPLETE}")
-        self._prune(keep={f"step_{state.best_step:06d}"})
+            self._storage.delete_prefix(f"{name}/")
+        barrier()
+        self._writer = threading.Thread(target=self._write, args=(self._snapshot,), name=f"save {name}")
+        self._writer.start()
+
+    def poll(self) -> None:
+        """Complete the last save if every rank has written its part by now."""
+        if self._writer is not None and not sum_over_ranks({"busy": float(self._writer.is_alive())})["busy"]:
+            self.finish()
+
+    def finish(self) -> None:
+        """Wait for the last save and complete it.
+
+        Raises:
+            StorageError: as for `save`.
+        """
+        if self._writer is None or self._snapshot is None:
+            return
+        self._writer.join()
+        snapshot, self._writer, self._snapshot = self._snapshot, None, None
+        error, self._error = self._error, None
+        if not _anywhere(error) and world_size() > 1:
+            error = self._try(lambda: self._commit(snapshot)) if rank() == 0 else None
+        if not _anywhere(error):
+            self._failed_in_a_row = 0
+            return
+        self._failed_in_a_row += 1
+        reason = error or "another rank could not write"
+        if rank() == 0:
+            print(f"checkpoint {snapshot.name} could not be saved ({reason}); the last one stays", flush=True)
+        if self._failed_in_a_row > MAX_FAILED_SAVES:
+            raise StorageError(f"{self._failed_in_a_row} checkpoints in a row could not be saved: {reason}")
 
     def restore_metrics(self, name: str, metrics_file: Path) -> None:
         """Fetch the metrics saved with checkpoint `name`, unless this machine still has its own file."""
@@ -80,46 +139,72 @@ class Checkpoints:
             self._storage.get_file(key, metrics_file)
 
     def restore(self, name: str, learner: Learner) -> TrainState:
-        """Load checkpoint `name` into `learner` and return its state."""
+        """Load checkpoint `name` into `learner` and return its state.
+
+        Raises:
+            ManifestError: files of some ranks are missing.
+        """
+        self.finish()
         with tempfile.TemporaryDirectory() as scratch:
-            folder = Path(scratch)
-            for info in self._storage.list(f"{name}/"):
-                self._storage.get_file(info.key, folder / Path(info.key).name)
-            for part, module in learner.modules().items():
-                module.load_state_dict(load_file(folder / f"{part}.safetensors"), strict=False)
-            for part, optimizer in learner.optimizers.items():
-                _load_optimizer(optimizer, load_file(folder / f"{part}_optimizer.safetensors"))
-            state = TrainState(**json.loads((folder / "state.json").read_text(encoding="utf-8")))
+            files_of = self._fetch(name, Path(scratch))
+            load_shards(learner, files_of)
+        state = TrainState(**json.loads(self._storage.get_bytes(f"{name}/state.json")))
         learner.rate_scale = state.rate_scale
         return state
 
-    def _prune(self, keep: set[str]) -> None:
-        for name in self.complete()[:-2]:
-            if name not in keep:
+    def _fetch(self, name: str, folder: Path) -> dict[str, list[Path]]:
+        """Return part -> local files in rank order: this rank's own where there were as many ranks as now, else all."""
+        found: dict[str, dict[int, str]] = {}
+        ranks_then = 0
+        for info in self._storage.list(f"{name}/"):
+            if match := _SHARD.match(Path(info.key).name):
+                found.setdefault(match["part"], {})[int(match["rank"])] = info.key
+                ranks_then = int(match["world"])
+        if not found or any(len(keys) != ranks_then for keys in found.values()):
+            raise ManifestError(f"Checkpoint {name} at {self._storage.uri()} lacks files of some ranks")
+        wanted = [rank()] if ranks_then == world_size() else range(ranks_then)
+        files_of: dict[str, list[Path]] = {}
+        for part, keys in found.items():
+            for number in wanted:
+                files_of.setdefault(part, []).append(folder / Path(keys[number]).name)
+                self._storage.get_file(keys[number], files_of[part][-1])
+        return files_of
+
+    def _complete(self) -> list[str]:
+        found = (_NAME.match(info.key) for info in self._storage.list())
+        return sorted(match.group(1) for match in found if match)
+
+    def _write(self, snapshot: _Snapshot) -> None:
+        """Write this rank's part beside the training and keep a failure for `finish`."""
+        self._error = self._try(lambda: self._store(snapshot))
+
+    def _try(self, work: Callable[[], None]) -> Exception | None:
+        try:
+            work()
+        except Exception as error:
+            return error
+        return None
+
+    def _store(self, snapshot: _Snapshot) -> None:
+        for name, content in snapshot.texts.items():
+            self._storage.put_bytes(content, f"{snapshot.name}/{name}")
+        for part, tensors in snapshot.parts.items():
+            file = f"{part}-{rank():05d}-of-{world_size():05d}.safetensors"
+            with tempfile.TemporaryDirectory() as scratch:
+                save_file(tensors, Path(scratch) / file)
+                self._storage.take_file(Path(scratch) / file, f"{snapshot.name}/{file}")
+        if world_size() == 1:
+            self._commit(snapshot)
+
+    def _commit(self, snapshot: _Snapshot) -> None:
+        self._storage.put_bytes(b"", f"{snapshot.name}/{COMPLETE}")
+        for name in self._complete()[:-2]:
+            if name != snapshot.keep:
                 # The marker goes first: a half-deleted checkpoint must not look complete.
                 self._storage.delete(f"{name}/{COMPLETE}")
                 self._storage.delete_prefix(f"{name}/")
 
 
-def _tensors(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Return `state` without the second name of shared tensors, which safetensors refuses."""
-    kept, seen = {}, set()
-    for name, tensor in state.items():
-        if tensor.data_ptr() not in seen:
-            seen.add(tensor.data_ptr())
-            kept[name] = tensor.contiguous()
-    return kept
-
-
-def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
-    state = optimizer.state_dict()["state"]
-    return {f"{index}.{name}": value for index, entry in state.items() for name, value in entry.items()}
-
-
-def _load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor]) -> None:
-    state: dict[int, dict[str, torch.Tensor]] = {}
-    for key, value in tensors.items():
-        index, name = key.split(".", 1)
-        state.setdefault(int(index), {})[name] = value
-    groups = optimizer.state_dict()["param_groups"]
-    optimizer.load_state_dict({"state": state, "param_groups": groups})
+def _anywhere(error: Exception | None) -> bool:
+    """Return whether any rank has an error; a collective."""
+    return bool(sum_over_ranks({"failed": float(error is not None)})["failed"])

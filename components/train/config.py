@@ -62,18 +62,32 @@ class DevConfig(StepConfig):
 
 
 class ParallelConfig(StepConfig):
-    """The machines a training runs on, and what it does to fit their memory."""
+    """Where the ranks run and in which precision; world size and precision change speed and memory, not the loss."""
 
     num_nodes: int = Field(default=1, ge=1)
     """Machines."""
-    gpus_per_node: int = Field(default=0, ge=0)
-    """GPUs of each machine; 0 trains on the CPU."""
+    gpus_per_node: int = Field(default=0, ge=0, le=16)
+    """Ranks of a machine, one GPU each; 0 trains on CPUs."""
+    cpu_ranks: int = Field(default=1, ge=1, le=64)
+    """Ranks of a machine without GPUs."""
     compute_dtype: Literal["float32", "bfloat16"] = "float32"
-    """Precision of matrix products. The trained weights stay float32: updates of 1e-6 vanish in bfloat16."""
+    """Precision of forward and backward passes; trained weights are kept in float32 whatever it is."""
     activation_checkpointing: bool = False
     """Keep only the input of each layer and compute the rest again in the backward pass: a third more work."""
+    compile_layers: bool = False
+    """Fuse the norms and gated units of each layer with torch.compile: a slow first step, faster ones after it."""
     cpu_offload: bool = False
-    """Keep weights, gradients and optimizer states in the machine's memory instead of the GPU's."""
+    """Keep weights, gradients and optimizer states in the machine's memory between uses."""
+
+    @property
+    def ranks_per_node(self) -> int:
+        """Processes on each machine."""
+        return self.gpus_per_node or self.cpu_ranks
+
+    @property
+    def num_ranks(self) -> int:
+        """Processes in all."""
+        return self.num_nodes * self.ranks_per_node
 
 
 class TrainConfig(StepConfig):

@@ -9,14 +9,16 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+from torch.distributed.tensor import DTensor
 
 from components.contracts.errors import TrainingStopped
 from components.train.config import OptimizerConfig, TrainConfig
 from components.train.experience import Experience
 from components.train.losses import kl_loss, policy_loss, value_loss
-from components.train.model import Critic, frozen_copy, in_flat_order, token_logprobs
+from components.train.model import Critic, TokenScorer, frozen_copy, in_flat_order
 from components.train.packing import EpisodeTokens, PackedRows, pack
-from components.train.ranks import sum_over_ranks
+from components.train.ranks import device, max_over_ranks, rank, sum_over_ranks, world_size
+from components.train.sharding import shard, whole
 
 
 @dataclass(slots=True)
@@ -33,23 +35,33 @@ class Targets:
 
 @dataclass(slots=True)
 class Learner:
-    """Everything that is trained; `skipped_in_a_row` counts updates dropped for non-finite numbers."""
+    """Everything that is trained; `skipped_in_a_row` counts updates dropped for non-finite numbers.
+
+    `policy` is sharded in place where there are several ranks; what is computed goes through `scorer`.
+    """
 
     policy: torch.nn.Module
     config: TrainConfig
     pad_id: int
     critic: Critic | None = None
-    reference: torch.nn.Module | None = None
+    reference: TokenScorer | None = None
     skipped_in_a_row: int = 0
     rate_scale: float = 1.0
     optimizers: dict[str, torch.optim.Optimizer] = field(default_factory=dict)
+    scorer: TokenScorer = field(init=False)
 
     def __post_init__(self) -> None:
+        parallel = self.config.parallel
         if self.config.algorithm == "ppo":
             self.critic = Critic(self.policy)
-            self.optimizers["critic"] = _adamw(self.critic, self.config.critic_optimizer)
         if self.config.loss.kl_coefficient and not self.config.is_supervised:
-            self.reference = frozen_copy(self.policy)
+            self.reference = TokenScorer(frozen_copy(self.policy))
+            shard(self.reference, self.reference.model.base_model, parallel, trained=False)
+        if self.critic is not None:
+            shard(self.critic, self.critic.backbone, parallel, trained=True)
+            self.optimizers["critic"] = _adamw(self.critic, self.config.critic_optimizer)
+        self.scorer = TokenScorer(self.policy)
+        shard(self.scorer, self.policy.base_model, parallel, trained=True)
         self.optimizers["policy"] = _adamw(self.policy, self.config.policy_optimizer)
 
     def modules(self) -> dict[str, torch.nn.Module]:
@@ -57,13 +69,28 @@ class Learner:
         return {"policy": self.policy} | ({"critic": self.critic} if self.critic else {})
 
     def rows(self, experience: Experience, chosen: list[int] | None = None) -> list[PackedRows]:
-        """Return the packed micro-batches of all episodes, or of the `chosen` ones."""
+        """Return this rank's micro-batches of all episodes, or of the `chosen` ones."""
         return self.packed(experience.sequences if chosen is None else [experience.sequences[i] for i in chosen])
 
     def packed(self, sequences: Sequence[EpisodeTokens]) -> list[PackedRows]:
-        """Return the micro-batches of `sequences`."""
-        device = next(self.policy.parameters()).device
-        return pack(sequences, self.config.row_tokens, self.config.micro_batch_rows, self.pad_id, device)
+        """Return this rank's micro-batches of `sequences`, which all ranks know."""
+        config = self.config
+        return pack(
+            sequences,
+            config.row_tokens,
+            config.micro_batch_rows,
+            self.pad_id,
+            self.device,
+            rank=rank(),
+            world_size=world_size(),
+        )
+
+    @property
+    def device(self) -> torch.device:
+        """Where passes are computed."""
+        parameter = next(self.policy.parameters())
+        # Offloaded shards rest in the host's memory; they are computed with on the GPU.
+        return device() if isinstance(parameter, DTensor) else parameter.device
 
     def score(self, experience: Experience) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return (old log-probabilities, values, reference log-probabilities), each [M], without gradients.
@@ -77,11 +104,11 @@ class Learner:
         if self.config.loss.mask_retrieved_tokens:
             old_M = torch.from_numpy(experience.sampled_logprobs_M)
         else:
-            old_M = in_flat_order(rows, lambda r: token_logprobs(self.policy, r, temperature)[0], count)
+            old_M = in_flat_order(rows, lambda r: self.scorer(r, temperature)[0], count)
         values_M = in_flat_order(rows, self.critic, count) if self.critic else torch.zeros(count)
         if self.reference is None:
             return old_M, values_M, old_M
-        reference_M = in_flat_order(rows, lambda r: token_logprobs(self.reference, r, temperature)[0], count)
+        reference_M = in_flat_order(rows, lambda r: self.reference(r, temperature)[0], count)
         return old_M, values_M, reference_M
 
     def update(self, experience: Experience, targets: Targets, step: int) -> dict[str, float]:
@@ -95,10 +122,7 @@ class Learner:
         totals: dict[str, float] = {}
         for chosen in self.minibatches(len(experience.episodes), step):
             flat = torch.from_numpy(np.concatenate([np.arange(starts[i], starts[i + 1]) for i in chosen]))
-            for name, value in self._update_minibatch(self.rows(experience, chosen), flat, targets).items():
-                totals[name] = max(totals.get(name, 0.0), value) if name.endswith("/max") else (
-                    totals.get(name, 0.0) + value
-                )  # fmt: skip
+            _add(totals, self._update_minibatch(self.rows(experience, chosen), flat, targets))
         return _averages(totals)
 
     def minibatches(self, count: int, step: int) -> list[list[int]]:
@@ -110,23 +134,21 @@ class Learner:
 
     def _update_minibatch(self, batches: list[PackedRows], flat: torch.Tensor, targets: Targets) -> dict[str, float]:
         """Accumulate gradients over micro-batches; the global token count makes their split irrelevant."""
-        policy_tokens = max(1.0, sum_over_ranks(float(targets.keep[flat].sum())))
-        value_tokens = max(1.0, sum_over_ranks(float(len(flat))))
-        totals = {"tokens": float(len(flat)), "updates": 1.0}
+        policy_tokens = max(1.0, float(targets.keep[flat].sum()))
+        value_tokens = max(1.0, float(len(flat)))
+        totals: dict[str, float] = {}
         for rows in batches:
             index = flat[rows.order_M.cpu()]
-            for name, value in self._backward(rows, index, targets, policy_tokens, value_tokens).items():
-                totals[name] = max(totals.get(name, 0.0), value) if name.endswith("/max") else (
-                    totals.get(name, 0.0) + value
-                )  # fmt: skip
-        totals |= self.step_optimizers(finite=np.isfinite(totals["sum/loss/policy"]))
-        return totals
+            _add(totals, self._backward(rows, index, targets, policy_tokens, value_tokens))
+        totals = _over_ranks(totals)
+        totals |= self.step_optimizers(finite=bool(np.isfinite(totals["sum/loss/policy"])))
+        return totals | {"tokens": float(len(flat)), "updates": 1.0}
 
     def _backward(
         self, rows: PackedRows, index: torch.Tensor, targets: Targets, policy_tokens: float, value_tokens: float
     ) -> dict[str, float]:
         keep = targets.keep[index]
-        logprobs_M, entropy_M = token_logprobs(self.policy, rows, self.config.temperature)
+        logprobs_M, entropy_M = self.scorer(rows, self.config.temperature)
         device = logprobs_M.device
         chosen = index[keep]
         logprobs_M, entropy_M = logprobs_M[keep.to(device)], entropy_M[keep.to(device)]
@@ -173,7 +195,7 @@ class Learner:
         norms = {}
         for name, module in self.modules().items():
             limit = getattr(self.config, f"{name}_optimizer").max_grad_norm
-            norms[name] = float(torch.nn.utils.clip_grad_norm_(module.parameters(), limit))
+            norms[name] = float(whole(torch.nn.utils.clip_grad_norm_(module.parameters(), limit)))
         if finite and all(np.isfinite(norm) for norm in norms.values()):
             for optimizer in self.optimizers.values():
                 optimizer.step()
@@ -208,6 +230,20 @@ def _adamw(module: torch.nn.Module, config: OptimizerConfig) -> torch.optim.Adam
     betas = (0.9, config.beta2)
     parameters = module.parameters()
     return torch.optim.AdamW(parameters, config.learning_rate, betas, weight_decay=config.weight_decay, fused=True)
+
+
+def _add(totals: dict[str, float], found: dict[str, float]) -> None:
+    for name, value in found.items():
+        if name.endswith("/max"):
+            totals[name] = max(totals.get(name, 0.0), value)
+        else:
+            totals[name] = totals.get(name, 0.0) + value
+
+
+def _over_ranks(totals: dict[str, float]) -> dict[str, float]:
+    peaks = {name: value for name, value in totals.items() if name.endswith("/max")}
+    sums = {name: value for name, value in totals.items() if name not in peaks}
+    return sum_over_ranks(sums) | max_over_ranks(peaks)
 
 
 def _averages(totals: dict[str, float]) -> dict[str, float]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 
 from components.agent.engines.load import load_model
 from components.agent.engines.torch_engine import TorchEngine
@@ -17,11 +18,15 @@ from components.contracts.step import Step, StepContext, StepResult
 from components.search.concurrent import ConcurrentSearch
 from components.search.open import open_searcher
 from components.storage import fetch, open_storage, publish
-from components.tracking import open_tracker
+from components.tracking import Tracker, open_tracker, silent_tracker
 from components.train.checkpoint import Checkpoints, TrainState
 from components.train.config import TrainConfig
+from components.train.launch import launched, run_ranks
 from components.train.learner import Learner
 from components.train.progress import TrainProgress
+from components.train.ranks import barrier, in_turns, joined, rank
+from components.train.sharding import save_model
+from components.train.stop import StopRequest
 from components.train.supervised import SupervisedTrainer
 from components.train.trainer import Trainer
 
@@ -33,51 +38,82 @@ def run(
 ) -> StepResult:
     """Train the model, by reinforcement learning or as a baseline; resumes from its newest complete checkpoint.
 
+    Several ranks on one machine are started from here; on several machines each of them runs torchrun.
+
     Raises:
-        ConfigError: the algorithm needs groups and `episodes_per_question` is 1.
+        ConfigError: the algorithm needs groups and `episodes_per_question` is 1, or torchrun started another
+            number of ranks than configured.
         QuestionError: there are no dev questions.
         SearchError: too many searches failed.
         TrainingStopped: one of the stability rules ended the training, or there was nothing to imitate.
+        StoppedBySignal: SIGTERM; the checkpoint of the last step is complete.
+        RanksFailed: a rank that was started here failed.
     """
     _check(config)
+    inputs = {"base_model": base_model, "index": index, "questions": questions}
+    if config.parallel.num_ranks > 1 and config.parallel.num_nodes == 1 and not launched():
+        return run_ranks(config, context, inputs)
     torch.set_num_threads(config.threads)
     torch.manual_seed(config.seed)
-    inputs = {"base_model": base_model, "index": index, "questions": questions}
+    with joined(config.parallel), tempfile.TemporaryDirectory(prefix="train-") as scratch:
+        return _train(config, context, inputs, Path(scratch))
+
+
+def _train(config: TrainConfig, context: StepContext, inputs: dict[str, Manifest], scratch: Path) -> StepResult:
     work_uri = context.work_uri(inputs)
     storage = open_storage(work_uri)
     checkpoints = Checkpoints(storage)
-    policy, tokenizer = load_model(fetch(base_model) / "model")
+    model_folder = fetch(inputs["base_model"]) / "model"
+    policy, tokenizer = load_model(model_folder)
     # Updates of 1e-6 vanish in bfloat16: the weights that are trained are float32 on every device.
-    policy = policy.float()
+    policy = policy.float() if not dist.is_initialized() else policy
     learner = Learner(policy, config, _pad_id(tokenizer))
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(work_uri.removeprefix("file://")) if work_uri.startswith("file://") else Path(scratch)
-        folder.mkdir(parents=True, exist_ok=True)
-        metrics_file = folder / METRICS_NAME
-        state = _resume(checkpoints, learner, metrics_file)
-        searcher = open_searcher(index)
-        with (
-            ConcurrentSearch(searcher, config.loop.top_k) as client,
-            open_tracker(_run_name(config), folder, {"step": "train"}, config.model_dump()) as tracker,
-            TrainProgress(config.steps, state.step) as progress,
-        ):
-            trainer_class = partial(SupervisedTrainer, storage=storage) if config.is_supervised else Trainer
-            trainer = trainer_class(
-                config,
-                learner,
-                TorchEngine(
-                    policy, tokenizer, num_slots=config.num_slots, max_context_tokens=config.loop.max_context_tokens
-                ),
-                tokenizer,
-                client,
-                *_read_questions(fetch(questions)),
-                checkpoints,
-                tracker,
-                metrics_file,
-                progress.announce,
-            )
-            state = trainer.run(state)
-        return _publish(config, context, inputs, trainer, state)
+    # A sharded policy cannot be sampled from by one rank alone: its engine has a copy of its own.
+    played = policy if not dist.is_initialized() else load_model(model_folder)[0]
+    on_disk = rank() == 0 and work_uri.startswith("file://")
+    folder = Path(work_uri.removeprefix("file://")) if on_disk else scratch / "run"
+    folder.mkdir(parents=True, exist_ok=True)
+    metrics_file = folder / METRICS_NAME
+    state = _resume(checkpoints, learner, metrics_file)
+    with (
+        ConcurrentSearch(open_searcher(inputs["index"]), config.loop.top_k) as client,
+        _tracker(config, folder) as tracker,
+        TrainProgress(config.steps, state.step) as progress,
+        StopRequest() as stop,
+    ):
+        trainer_class = partial(SupervisedTrainer, storage=storage) if config.is_supervised else Trainer
+        trainer = trainer_class(
+            config,
+            learner,
+            TorchEngine(
+                played, tokenizer, num_slots=config.num_slots, max_context_tokens=config.loop.max_context_tokens
+            ),
+            tokenizer,
+            client,
+            *_read_questions(fetch(inputs["questions"])),
+            checkpoints,
+            tracker,
+            metrics_file,
+            progress.announce if rank() == 0 else _say_nothing,
+            stop,
+        )
+        trainer.publish_weights()
+        state = trainer.run(state)
+    model = scratch / "model"
+    save_model(policy, tokenizer, model)
+    barrier()
+    return _publish(config, context, inputs, trainer, state, model)
+
+
+def _tracker(config: TrainConfig, folder: Path) -> Tracker:
+    """Return the tracker of the run; only the first rank speaks to a server."""
+    if rank() == 0:
+        return open_tracker(_run_name(config), folder, {"step": "train"}, config.model_dump())
+    return silent_tracker(folder)
+
+
+def _say_nothing(state: TrainState, metrics: dict[str, float]) -> None:
+    """Announce a step on ranks other than the first."""
 
 
 def _check(config: TrainConfig) -> None:
@@ -132,15 +168,35 @@ def _questions_in(path: Path) -> list[Question]:
 
 
 def _publish(
-    config: TrainConfig, context: StepContext, inputs: dict[str, Manifest], trainer: Trainer, state: TrainState
+    config: TrainConfig,
+    context: StepContext,
+    inputs: dict[str, Manifest],
+    trainer: Trainer,
+    state: TrainState,
+    model: Path,
 ) -> StepResult:
+    """Publish the checkpoint from the first rank; the others learn its manifest from it."""
+    manifests = []
+    if rank() == 0:
+        manifests = [_published(config, context, inputs, trainer, state, model)]
+    (manifest,) = in_turns(manifests)
+    return StepResult(manifest, _card(config, state, manifest), _headline(state))
+
+
+def _published(
+    config: TrainConfig,
+    context: StepContext,
+    inputs: dict[str, Manifest],
+    trainer: Trainer,
+    state: TrainState,
+    model: Path,
+) -> Manifest:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "checkpoint"
-        trainer.learner.policy.save_pretrained(folder / "model", safe_serialization=True)
-        trainer.tokenizer.save_pretrained(folder / "model")
+        shutil.copytree(model, folder / "model")
         shutil.copy(trainer.metrics_file, folder / METRICS_NAME)
         (folder / "config.json").write_text(config.to_json(), encoding="utf-8")
-        manifest = publish(
+        return publish(
             folder,
             storage_root=context.storage_root,
             kind="checkpoint",
@@ -162,7 +218,6 @@ def _publish(
             },
             mlflow=trainer.tracker.mlflow,
         )
-    return StepResult(manifest, _card(config, state, manifest), _headline(state))
 
 
 def _headline(state: TrainState) -> dict[str, float]:

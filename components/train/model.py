@@ -13,6 +13,7 @@ from torch import nn
 from components.train.attention import attention_arguments
 from components.train.head import head_logprobs
 from components.train.packing import PackedRows
+from components.train.ranks import summed_tensor
 
 
 def _hidden_states(backbone: nn.Module, rows: PackedRows) -> torch.Tensor:
@@ -32,6 +33,18 @@ def token_logprobs(model, rows: PackedRows, temperature: float) -> tuple[torch.T
     return head_logprobs(hidden_MH, model.get_output_embeddings().weight, rows.targets_M, temperature)
 
 
+class TokenScorer(nn.Module):
+    """A causal language model that answers with log-probabilities; sharding gathers parameters around its calls."""
+
+    def __init__(self, model) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, rows: PackedRows, temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return (log-probability of each trained token, entropy of its distribution), both [M], float32."""
+        return token_logprobs(self.model, rows, temperature)
+
+
 class Critic(nn.Module):
     """A value for every position: a copy of the policy's backbone with a scalar head that starts at zero."""
 
@@ -44,7 +57,7 @@ class Critic(nn.Module):
 
     def forward(self, rows: PackedRows) -> torch.Tensor:
         """Return the value before each trained token was sampled, [M], float32."""
-        return self.head(_hidden_states(self.backbone, rows)).float()[:, 0]
+        return self.head(_hidden_states(self.backbone, rows)).float().squeeze(-1).clone()
 
 
 def frozen_copy(policy):
@@ -55,8 +68,8 @@ def frozen_copy(policy):
 
 @torch.no_grad()
 def in_flat_order(batches: Sequence[PackedRows], compute, num_tokens: int) -> torch.Tensor:
-    """Return `compute(batch)` of every batch scattered back to the flat order of the packed sequences, [M] on CPU."""
+    """Return `compute(batch)` of every batch of all ranks in the flat order of the packed sequences, [M] on CPU."""
     flat_M = torch.zeros(num_tokens)
     for batch in batches:
         flat_M[batch.order_M.cpu()] = compute(batch).float().cpu()
-    return flat_M
+    return summed_tensor(flat_M)

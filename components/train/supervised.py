@@ -14,7 +14,6 @@ from components.train.checkpoint import TrainState
 from components.train.gold_answers import answer_turns
 from components.train.kept_episodes import KeptEpisodes, episodes_of_step
 from components.train.learner import Learner
-from components.train.model import token_logprobs
 from components.train.packing import EpisodeTokens
 from components.train.prompts import questions_of_step
 from components.train.ranks import sum_over_ranks
@@ -36,18 +35,18 @@ def imitate(learner: Learner, demonstrations: Sequence[EpisodeTokens], step: int
     for chosen in learner.minibatches(len(demonstrations), step):
         sequences = [demonstrations[i] for i in chosen]
         count = sum(len(sequence.trained_positions) for sequence in sequences)
-        count_everywhere = max(1.0, sum_over_ranks(float(count)))
-        loss_sum = 0.0
+        sums = {"loss": 0.0, "entropy": 0.0}
         for rows in learner.packed(sequences):
-            logprobs_M, entropy_M = token_logprobs(learner.policy, rows, temperature=1.0)
+            logprobs_M, entropy_M = learner.scorer(rows, temperature=1.0)
             loss = -logprobs_M.sum()
-            (loss / count_everywhere).backward()
-            loss_sum += loss.item()
-            entropies += entropy_M.sum().item()
-        done = learner.step_optimizers(finite=bool(np.isfinite(loss_sum)))
+            (loss / max(1, count)).backward()
+            sums["loss"] += loss.item()
+            sums["entropy"] += entropy_M.sum().item()
+        sums = sum_over_ranks(sums)
+        done = learner.step_optimizers(finite=bool(np.isfinite(sums["loss"])))
         grad_norms.append(done["sum_updates/grad_norm"])
         skipped += done["skipped_updates"]
-        losses, tokens = losses + loss_sum, tokens + count
+        losses, entropies, tokens = losses + sums["loss"], entropies + sums["entropy"], tokens + count
     return {
         "loss/imitation": losses / max(1, tokens),
         "entropy/mean": entropies / max(1, tokens),
@@ -81,10 +80,12 @@ class SupervisedTrainer(Trainer):
         else:
             self.right_episodes = self.right_episodes or self._sample_base_model(state.step)
             demonstrations, metrics = self._right_episodes(state.step)
+        self._heed_stop(state)
         clock.lap("rollout")
         metrics |= imitate(self.learner, demonstrations, state.step)
-        self.engine.reset_cache()
         clock.lap("update")
+        self.publish_weights()
+        clock.lap("publish")
         state.tokens += int(metrics["imitation/tokens"])
         return metrics | clock.laps
 
@@ -113,7 +114,7 @@ class SupervisedTrainer(Trainer):
             right = [s for s, outcome in zip(experience.sequences, experience.outcomes, strict=True) if outcome == 1.0]
             kept.save(number, right)
             done = f"rollout step {number + 1}/{self.config.rollout_steps}"
-            print(f"{done}: {len(right)} of {len(episodes)} episodes right", flush=True)
+            self._say(f"{done}: {len(right)} of {len(episodes)} episodes right")
         found = kept.load(self.config.rollout_steps)
         if not found:
             raise TrainingStopped(

@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from components.agent.engines.protocol import Engine
+from components.agent.engines.protocol import TrainedEngine
 from components.agent.episode_loop import EpisodeTask
 from components.agent.prompt import Tokenizer, prompt_ids
 from components.agent.rollout import rollout
 from components.contracts.answer import exact_match
 from components.contracts.episode import Episode, StopReason
-from components.contracts.errors import SearchError
+from components.contracts.errors import SearchError, StoppedBySignal
 from components.contracts.question import Question
 from components.search.protocol import SearchClient
 from components.tracking.tracker import Tracker
@@ -25,7 +25,10 @@ from components.train.config import TrainConfig
 from components.train.experience import Experience, advantages_and_returns, gather_experience
 from components.train.learner import Learner, Targets
 from components.train.prompts import episode_seed, questions_of_step
+from components.train.ranks import in_turns, rank, world_size
 from components.train.rewards import rewards
+from components.train.sharding import whole_parameters
+from components.train.stop import StopRequest
 
 
 @dataclass(slots=True)
@@ -34,7 +37,7 @@ class Trainer:
 
     config: TrainConfig
     learner: Learner
-    engine: Engine
+    engine: TrainedEngine
     tokenizer: Tokenizer
     client: SearchClient
     train_questions: dict[str, list[Question]]
@@ -43,6 +46,7 @@ class Trainer:
     tracker: Tracker
     metrics_file: Path
     announce: Callable[[TrainState, dict[str, float]], None]
+    stop: StopRequest
 
     def run(self, state: TrainState) -> TrainState:
         """Train from `state` to the last step and leave the learner at the best checkpoint of the dev split.
@@ -50,6 +54,7 @@ class Trainer:
         Raises:
             TrainingStopped: too many non-finite updates.
             SearchError: too many searches of a step failed.
+            StoppedBySignal: a rank received SIGTERM.
         """
         if state.step == 0 and not state.em_curve:
             self._log_and_save(state, self._evaluate(state), save=True)
@@ -57,7 +62,7 @@ class Trainer:
             # Judged before a step, not after one, so that a run killed in between does the same when it resumes.
             if reason := collapse_reason(state):
                 if state.num_rollbacks == self.config.dev.max_rollbacks:
-                    print(f"stopped at step {state.step}: {reason}, after {state.num_rollbacks} returns", flush=True)
+                    self._say(f"stopped at step {state.step}: {reason}, after {state.num_rollbacks} returns")
                     break
                 state = self._return_to_best(state, reason)
             started_s = time.monotonic()
@@ -69,23 +74,27 @@ class Trainer:
                 metrics |= self._evaluate(state)
             state.rl_s += time.monotonic() - started_s
             self._log_and_save(state, metrics, save=evaluated or state.step % self.config.save_every_steps == 0)
+            self.checkpoints.poll()
             self.announce(state, metrics)
+            self._heed_stop(state)
         self.checkpoints.restore(f"step_{state.best_step:06d}", self.learner)
-        self.engine.reset_cache()
+        self.publish_weights()
         return state
 
     def train_step(self, state: TrainState) -> dict[str, float]:
         """Make one step and return its metrics (docs/metrics.md)."""
         clock = Clock()
         questions, episodes = self.collect(state.step)
+        self._heed_stop(state)
         clock.lap("rollout")
         outcomes = rewards(episodes, questions, self.config.reward)
         experience = self.usable(episodes, questions, outcomes)
         targets, scoring = self.advantages(experience)
         clock.lap("score")
         learning = self.learner.update(experience, targets, state.step)
-        self.engine.reset_cache()
         clock.lap("update")
+        self.publish_weights()
+        clock.lap("publish")
         observed = _rollout_metrics(episodes, outcomes, questions)
         observe_rollouts(state, observed["valid_action_frac"], self.config.dev)
         state.tokens += experience.num_tokens
@@ -94,7 +103,7 @@ class Trainer:
         return observed | scoring | learning | clock.laps | throughput
 
     def collect(self, step: int) -> tuple[list[Question], list[Episode]]:
-        """Return the questions of `step` and an episode for each, sampled with the current weights."""
+        """Return the questions of `step` and an episode for each, sampled with the current weights on all ranks."""
         questions = questions_of_step(self.train_questions, self.config, step)
         tasks = [
             EpisodeTask(
@@ -105,7 +114,12 @@ class Trainer:
             )
             for index, question in enumerate(questions)
         ]
-        return questions, rollout(self.engine, self.client, tasks, self.config.loop, self.tokenizer)
+        return questions, self._ask(tasks)
+
+    def _ask(self, tasks: list[EpisodeTask]) -> list[Episode]:
+        """Return an episode for every task; each rank plays its share, and all of them know the results."""
+        mine = tasks[rank() :: world_size()]
+        return in_turns(rollout(self.engine, self.client, mine, self.config.loop, self.tokenizer))
 
     def advantages(self, experience: Experience) -> tuple[Targets, dict[str, float]]:
         """Return what the updates aim at, and the drift of the policy from its reference."""
@@ -127,7 +141,7 @@ class Trainer:
         """Return greedy EM on the dev questions, over all and by kind; the test sets are never seen here."""
         questions = list(self.dev_questions)[: self.config.dev.max_questions]
         tasks = [EpisodeTask(q.id, prompt_ids(q.question, self.config.loop, self.tokenizer), 0, 0.0) for q in questions]
-        episodes = rollout(self.engine, self.client, tasks, self.config.loop, self.tokenizer)
+        episodes = self._ask(tasks)
         self.engine.reset_cache()
         hits = [exact_match(e.answer or "", q.golden_answers) for e, q in zip(episodes, questions, strict=True)]
         kinds = sorted({q.kind for q in questions})
@@ -136,6 +150,10 @@ class Trainer:
             for kind in kinds
         }
         return float(np.mean(hits)), by_kind
+
+    def publish_weights(self) -> None:
+        """Give the engine the current weights; one that shares the learner's module only forgets what it cached."""
+        self.engine.publish(whole_parameters(self.learner.policy))
 
     def _evaluate(self, state: TrainState) -> dict[str, float]:
         started_s = time.monotonic()
@@ -167,14 +185,31 @@ class Trainer:
             mask_retrieved=self.config.loss.mask_retrieved_tokens,
         )
 
+    def _say(self, text: str) -> None:
+        if rank() == 0:
+            print(text, flush=True)
+
+    def _heed_stop(self, state: TrainState) -> None:
+        """Save what the last finished step left and end, if any rank was asked to stop.
+
+        Raises:
+            StoppedBySignal: that is so.
+        """
+        if not self.stop.asked():
+            return
+        if f"step_{state.step:06d}" not in self.checkpoints.complete():
+            self.checkpoints.save(self.learner, state, self.metrics_file)
+        self.checkpoints.finish()
+        raise StoppedBySignal(f"stopped by SIGTERM after step {state.step}; the same command continues from there")
+
     def _return_to_best(self, state: TrainState, reason: str) -> TrainState:
         self.checkpoints.restore(f"step_{state.best_step:06d}", self.learner)
         state.num_rollbacks += 1
         state.rate_scale *= 0.5
         self.learner.rate_scale = state.rate_scale
         state.drops_in_a_row = state.invalid_in_a_row = 0
-        self.engine.reset_cache()
-        print(f"collapse at step {state.step}: {reason}; back to the weights of step {state.best_step}", flush=True)
+        self.publish_weights()
+        self._say(f"collapse at step {state.step}: {reason}; back to the weights of step {state.best_step}")
         self.checkpoints.save(self.learner, state, self.metrics_file)
         return state
 

@@ -1,10 +1,13 @@
 """What a rollout needs of an inference engine: add a turn at any time, step, collect finished turns."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from components.agent.actions import STOP_STRINGS
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,3 +56,10 @@ class Engine(Protocol):
 
     def score(self, token_ids: Sequence[int]) -> list[float]:
         """Return the log-probability of each token but the first under the current weights, at temperature 1."""
+
+
+class TrainedEngine(Engine, Protocol):
+    """An engine whose weights a trainer changes."""
+
+    def publish(self, named_tensors: "Iterable[tuple[str, torch.Tensor]]") -> None:
+        """Take the trainer's weights, one at a time, and forget everything computed with the former ones."""

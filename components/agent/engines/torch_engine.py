@@ -7,7 +7,7 @@ the last column; padding writes to a scratch column of the cache that no mask ev
 Legend: S slots, N rows of one forward pass, L new tokens, C cache columns, T visible columns, V vocabulary.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -99,6 +99,15 @@ class TorchEngine:
         self._slot_of: dict[int, int] = {}
         self._cached_tokens: dict[int, int] = {}
         self._free_slots = list(range(self.num_slots - 1, -1, -1))
+
+    @torch.no_grad()
+    def publish(self, named_tensors: Iterable[tuple[str, torch.Tensor]]) -> None:
+        """Take new weights, one tensor at a time, and forget every sequence; a shared module has them already."""
+        own = dict(self.model.named_parameters())
+        for name, tensor in named_tensors:
+            if own[name].data_ptr() != tensor.data_ptr():
+                own[name].copy_(tensor)
+        self.reset_cache()
 
     def add_request(self, request: TurnRequest) -> None:
         """Queue a turn.

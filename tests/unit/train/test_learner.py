@@ -271,7 +271,9 @@ def sampled_experience(learner, make_experience, count=48, length=8):
 
 def exact_kl(learner, ids) -> float:
     with torch.no_grad():
-        now, before = (model(ids).logits[:, 1:-1].log_softmax(-1) for model in (learner.policy, learner.reference))
+        now, before = (
+            model(ids).logits[:, 1:-1].log_softmax(-1) for model in (learner.policy, learner.reference.model)
+        )
     return (now.exp() * (now - before)).sum(-1).mean().item()
 
 

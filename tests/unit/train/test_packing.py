@@ -1,5 +1,6 @@
 """Packed rows hold every token once and let no episode see another."""
 
+import itertools
 import random
 
 import pytest
@@ -134,4 +135,4 @@ def test_segments_cover_every_cell_once(row_tokens, rows_per_batch):
         )
         changes = [0, *(torch.nonzero(line.diff()).flatten() + 1).tolist(), line.numel()]
         assert batch.segment_starts.tolist() == changes
-        assert batch.longest_segment == max(b - a for a, b in zip(changes, changes[1:], strict=False))
+        assert batch.longest_segment == max(b - a for a, b in itertools.pairwise(changes))

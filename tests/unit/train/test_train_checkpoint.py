@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from components.contracts.errors import StorageError
+from components.contracts.errors import ManifestError, StorageError
 from components.storage import open_storage
 from components.train.checkpoint import Checkpoints, TrainState
 
@@ -34,11 +34,18 @@ class StorageThatDies:
     def __getattr__(self, name):
         return getattr(self.storage, name)
 
-    def put_file(self, local, key):
+    def take_file(self, local, key):
+        self._count()
+        self.storage.take_file(local, key)
+
+    def put_bytes(self, data, key):
+        self._count()
+        self.storage.put_bytes(data, key)
+
+    def _count(self):
         if not self.left:
-            raise StorageError("killed")
+            raise StorageError("disk full")
         self.left -= 1
-        self.storage.put_file(local, key)
 
 
 def trained(make_learner, make_experience, seed, updates=2):
@@ -100,22 +107,62 @@ def test_complete_checkpoints_are_found_oldest_first(checkpoints, metrics_file, 
 
 
 @pytest.mark.parametrize("files_stored", [0, 1, 3, 5])
-def test_checkpoint_killed_while_it_was_written_does_not_exist(
-    storage, checkpoints, metrics_file, make_learner, files_stored
+def test_checkpoint_that_could_not_be_written_whole_does_not_exist(
+    storage, checkpoints, metrics_file, make_learner, files_stored, capsys
 ):
     learner = make_learner()
     checkpoints.save(learner, TrainState(step=1), metrics_file)
-    with pytest.raises(StorageError):
-        Checkpoints(StorageThatDies(storage, files_stored)).save(learner, TrainState(step=2), metrics_file)
-    assert checkpoints.complete() == ["step_000001"]
+    checkpoints.finish()
+    failing = Checkpoints(StorageThatDies(storage, files_stored))
+    failing.save(learner, TrainState(step=2), metrics_file)
+    assert failing.complete() == ["step_000001"]
+    assert "step_000002 could not be saved (storage: disk full)" in capsys.readouterr().out
 
 
-def test_checkpoint_killed_while_it_was_overwritten_does_not_exist(storage, checkpoints, metrics_file, make_learner):
+def test_checkpoint_that_failed_while_it_was_overwritten_does_not_exist(
+    storage, checkpoints, metrics_file, make_learner
+):
     for step in (1, 2):
         checkpoints.save(make_learner(0), TrainState(step=step), metrics_file)
-    with pytest.raises(StorageError):
-        Checkpoints(StorageThatDies(storage, 2)).save(make_learner(1), TrainState(step=2), metrics_file)
-    assert checkpoints.complete() == ["step_000001"]
+    assert checkpoints.complete() == ["step_000001", "step_000002"]
+    failing = Checkpoints(StorageThatDies(storage, 2))
+    failing.save(make_learner(1), TrainState(step=2), metrics_file)
+    assert failing.complete() == ["step_000001"]
+
+
+def test_training_goes_on_after_a_failed_save_and_stops_after_three(storage, metrics_file, make_learner):
+    dying = StorageThatDies(storage, 0)
+    failing, learner = Checkpoints(dying), make_learner()
+    for step in (1, 2):
+        failing.save(learner, TrainState(step=step), metrics_file)
+    dying.left = 100
+    failing.save(learner, TrainState(step=3), metrics_file)
+    assert failing.complete() == ["step_000003"]
+    dying.left = 0
+    for step in (4, 5, 6):
+        failing.save(learner, TrainState(step=step), metrics_file)
+    with pytest.raises(StorageError, match="3 checkpoints in a row"):
+        failing.finish()
+
+
+def test_saving_copies_what_training_changes_next(checkpoints, metrics_file, make_learner, make_experience):
+    learner = trained(make_learner, make_experience, seed=0)
+    before = [tensor.clone() for tensor in bits(learner)]
+    checkpoints.save(learner, TrainState(step=2), metrics_file)
+    train_once(learner, make_experience(seed=4), 2)
+    assert not all(torch.equal(a, b) for a, b in zip(bits(learner), before, strict=True))
+    other = make_learner(1)
+    checkpoints.restore("step_000002", other)
+    assert all(torch.equal(a, b) for a, b in zip(bits(other), before, strict=True))
+
+
+def test_checkpoint_without_the_files_of_a_rank_is_refused(storage, checkpoints, metrics_file, make_learner):
+    checkpoints.save(make_learner(), TrainState(step=1), metrics_file)
+    checkpoints.finish()
+    storage.put_bytes(storage.get_bytes("step_000001/policy-00000-of-00001.safetensors"),
+                      "step_000001/policy-00001-of-00003.safetensors")  # fmt: skip
+    with pytest.raises(ManifestError, match="lacks files of some ranks"):
+        checkpoints.restore("step_000001", make_learner())
 
 
 def test_pruning_keeps_the_newest_two_and_the_best(storage, checkpoints, metrics_file, make_learner):
@@ -138,6 +185,7 @@ def test_a_bucket_serves_as_well_as_a_disk(s3_root, metrics_file, make_learner):
 
 def test_metrics_come_back_only_where_the_machine_has_none(checkpoints, metrics_file, tmp_path, make_learner):
     checkpoints.save(make_learner(), TrainState(step=1), metrics_file)
+    checkpoints.finish()
     fresh = tmp_path / "other machine" / "metrics.jsonl"
     checkpoints.restore_metrics("step_000001", fresh)
     assert fresh.read_text() == metrics_file.read_text()
@@ -148,6 +196,7 @@ def test_metrics_come_back_only_where_the_machine_has_none(checkpoints, metrics_
 
 def test_nothing_is_pickled(storage, checkpoints, metrics_file, make_learner):
     checkpoints.save(make_learner(), TrainState(step=1), metrics_file)
+    checkpoints.finish()
     assert {info.key.rsplit(".", 1)[-1] for info in storage.list()} == {
         "safetensors",
         "json",

@@ -16,6 +16,7 @@ from components.contracts.question import Question
 from components.storage import open_storage
 from components.train.checkpoint import Checkpoints, TrainState
 from components.train.learner import Learner
+from components.train.stop import StopRequest
 from components.train.supervised import SupervisedTrainer
 from components.train.trainer import Trainer
 
@@ -40,7 +41,7 @@ class Pupil:
 
     def __init__(self, dev_scores: list[float], valid: bool = True) -> None:
         self.dev_scores, self.valid = dev_scores, valid
-        self.waiting, self.requests, self.resets = [], [], 0
+        self.waiting, self.requests, self.resets, self.published = [], [], 0, []
 
     def add_request(self, request) -> None:
         self.waiting.append(request)
@@ -70,6 +71,10 @@ class Pupil:
         pass
 
     def reset_cache(self) -> None:
+        self.resets += 1
+
+    def publish(self, named_tensors) -> None:
+        self.published.append(torch.cat([tensor.flatten() for _, tensor in named_tensors]))
         self.resets += 1
 
 
@@ -126,6 +131,7 @@ def make_trainer(tmp_path, make_config, make_policy):
             Log(),
             tmp_path / folder / "metrics.jsonl",
             lambda state, metrics: None,
+            StopRequest(),
         )
 
     return make
@@ -147,6 +153,7 @@ def test_run_logs_every_step_once_and_ends_with_the_best_weights(make_trainer):
     ended_with = weights(trainer.learner.policy)
     trainer.checkpoints.restore("step_000002", trainer.learner)
     assert torch.equal(weights(trainer.learner.policy), ended_with)
+    assert torch.equal(trainer.engine.published[-1], ended_with)
     trainer.checkpoints.restore("step_000006", trainer.learner)
     assert not torch.equal(weights(trainer.learner.policy), ended_with)
 
@@ -186,6 +193,7 @@ def test_collapse_that_a_kill_kept_from_being_acted_on_is_acted_on_first(make_tr
     with pytest.raises(KeyboardInterrupt):
         killed.announce = kill_after(3)
         killed.run(state)
+    killed.checkpoints.finish()
     resumed = make_trainer([0.8], steps=4, dev=EVERY_STEP, folder="killed")
     state = resumed.run(resumed.checkpoints.restore("step_000003", resumed.learner))
     assert (state.num_rollbacks, state.step) == (1, 4)
@@ -322,6 +330,7 @@ def test_killed_baseline_resumes_to_the_same_bits(make_trainer, settings):
     killed.announce = kill_after(3)
     with pytest.raises(KeyboardInterrupt):
         killed.run(TrainState())
+    killed.checkpoints.finish()
     state = resumed.run(resumed.checkpoints.restore(resumed.checkpoints.complete()[-1], resumed.learner))
     assert state.step == 6
     assert torch.equal(weights(resumed.learner.policy), weights(whole.learner.policy))

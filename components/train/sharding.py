@@ -1,0 +1,87 @@
+"""FSDP2: every rank keeps a shard of each parameter in float32, and computes with gathered ones in the compute type.
+
+A module is sharded layer by layer, so that one layer at a time exists whole. Gradients are summed over ranks:
+the losses are already divided by the global token count.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.distributed._composable.checkpoint_activation import checkpoint
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, OffloadPolicy, fully_shard
+from torch.distributed.tensor import DTensor
+
+from components.train.config import ParallelConfig
+from components.train.ranks import device, rank, world_size
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+def shard(root: nn.Module, backbone: nn.Module, config: ParallelConfig, *, trained: bool) -> None:
+    """Shard `root` in place, with every layer of its Hugging Face `backbone` as a unit of its own.
+
+    A frozen module (`trained` False) keeps its shards in the compute type: nothing is ever added to them.
+    Without a process group, which is one process on a CPU, the module is left as it is.
+    """
+    compute_dtype = DTYPES[config.compute_dtype]
+    if not dist.is_initialized():
+        return
+    kept_dtype = torch.float32 if trained else compute_dtype
+    mesh = init_device_mesh(device().type, (world_size(),))
+    settings = {
+        "mesh": mesh,
+        "mp_policy": MixedPrecisionPolicy(param_dtype=compute_dtype, reduce_dtype=torch.float32),
+        "offload_policy": CPUOffloadPolicy() if config.cpu_offload else OffloadPolicy(),
+        # Alone, there is nobody whose memory would be saved by gathering twice.
+        "reshard_after_forward": None if world_size() > 1 else False,
+    }
+    for layer in layers_of(backbone):
+        layer.to(kept_dtype)
+        if config.compile_layers:
+            fuse_between_attention(layer)
+        if config.activation_checkpointing and trained:
+            checkpoint(layer)
+        fully_shard(layer, **settings)
+    root.to(kept_dtype)
+    fully_shard(root, **settings)
+    for module in root.modules():
+        if isinstance(module, FSDPModule):
+            module.set_force_sum_reduction_for_comms(True)
+            module.set_gradient_divide_factor(1.0)
+
+
+def fuse_between_attention(layer: nn.Module) -> None:
+    """Compile what lies between two attentions, where half precision spends its time on memory, not on products."""
+    for child in layer.children():
+        if not type(child).__name__.endswith("Attention"):
+            child.compile(dynamic=True)
+
+
+def layers_of(backbone: nn.Module) -> nn.ModuleList:
+    """Return the layers of a transformer: its longest list of modules."""
+    return max((m for m in backbone.modules() if isinstance(m, nn.ModuleList)), key=len)
+
+
+def whole_parameters(module: nn.Module, dtype: torch.dtype | None = None) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield (name, whole tensor) of each parameter, one at a time: a collective, in the same order on every rank."""
+    for name, parameter in module.named_parameters():
+        yield name, whole(parameter.detach() if dtype is None else parameter.detach().to(dtype))
+
+
+def save_model(model: Any, tokenizer: Any, folder: Path) -> None:
+    """Write the whole model and its tokenizer in the hub's layout, in the precision it was loaded in; a collective."""
+    dtype = DTYPES.get(str(model.config.dtype).removeprefix("torch."), torch.float32)
+    tensors = {name: tensor.cpu() for name, tensor in whole_parameters(model, dtype) if rank() == 0}
+    if rank() == 0:
+        model.save_pretrained(folder, state_dict=tensors, safe_serialization=True)
+        tokenizer.save_pretrained(folder)
+
+
+def whole(tensor: torch.Tensor) -> torch.Tensor:
+    """Return a sharded tensor gathered, and any other one as it is."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor

@@ -1,0 +1,47 @@
+"""SIGTERM: the run ends at a safe point with a checkpoint that continues it exactly."""
+
+import os
+import signal
+from concurrent.futures import Future
+
+import pytest
+import torch
+
+from components.contracts.errors import StoppedBySignal
+from components.train.checkpoint import TrainState
+from tests.unit.train import test_trainer
+from tests.unit.train.test_trainer import Client, weights
+
+make_trainer = test_trainer.make_trainer
+
+
+@pytest.mark.parametrize("when", ["in a rollout", "between steps"])
+def test_sigterm_ends_the_run_with_a_checkpoint_and_resuming_gives_the_same_bits(make_trainer, when):
+    whole = make_trainer([0.3], steps=4, save_every_steps=50, dev={"every_steps": 50}, folder="whole")
+    whole.run(TrainState())
+    killed, resumed = (
+        make_trainer([0.3], steps=4, save_every_steps=50, dev={"every_steps": 50}, folder="k") for _ in range(2)
+    )
+    if when == "between steps":
+        killed.announce = lambda state, metrics: state.step == 2 and os.kill(os.getpid(), signal.SIGTERM)
+    else:
+        killed.client = KillingClient(at_query=15)
+    with killed.stop, pytest.raises(StoppedBySignal, match="after step 2") as caught:
+        killed.run(TrainState())
+    assert caught.value.exit_code == 143
+    assert killed.checkpoints.complete() == ["step_000000", "step_000002"]
+    resumed.run(resumed.checkpoints.restore("step_000002", resumed.learner))
+    assert torch.equal(weights(resumed.learner.policy), weights(whole.learner.policy))
+
+
+class KillingClient(Client):
+    """Sends this process SIGTERM in the middle of a rollout of training."""
+
+    def __init__(self, at_query: int) -> None:
+        super().__init__()
+        self.at_query = at_query
+
+    def submit(self, query) -> Future:
+        if sum(int(asked) >= 100 for asked in self.queries) == self.at_query:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return super().submit(query)
