@@ -145,10 +145,16 @@ def observation_ids(passages: Sequence[ScoredPassage], budget_tokens: int, token
     Passages are never cut to nothing, which would look like an empty result: a budget that leaves them no
     room is exceeded by one token, and the caller sees that it does not fit.
     """
-    opening = tokenizer.encode(f"\n\n{OPEN_INFORMATION}", add_special_tokens=False)
-    closing = tokenizer.encode(f"{CLOSE_INFORMATION}\n\n", add_special_tokens=False)
+    opening, closing = _information_ids(tokenizer)
     body = tokenizer.encode(passages_text(passages, tokenizer), add_special_tokens=False)
     return opening + body[: max(1, budget_tokens - len(opening) - len(closing))] + closing
+
+
+@lru_cache(maxsize=8)
+def _information_ids(tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
+    opening = tokenizer.encode(f"\n\n{OPEN_INFORMATION}", add_special_tokens=False)
+    closing = tokenizer.encode(f"{CLOSE_INFORMATION}\n\n", add_special_tokens=False)
+    return opening, closing
 
 
 def notice_ids(loop: LoopConfig, tokenizer: Tokenizer) -> list[int]:

@@ -1,8 +1,10 @@
 """Continuous batching for any Hugging Face causal language model, on CPU or GPU.
 
 A sequence owns a slot (a row of the key-value cache) from its first turn until it is released, so that
-after a search only the observation is prefilled. Prefill pads on the left, which puts every last token in
-the last column; padding writes to a scratch column of the cache that no mask ever shows.
+after a search only the observation is prefilled. Sequences change places when turns begin and end, so that the
+running ones fill the first slots: a forward pass reads a contiguous part of the cache, without a copy of it.
+Prefill pads on the left, which puts every last token in the last column; padding writes to a scratch column of
+the cache that no mask ever shows.
 
 Legend: S slots, N rows of one forward pass, L new tokens, C cache columns, T visible columns, V vocabulary.
 """
@@ -24,8 +26,8 @@ class _SlotLayer(CacheLayerMixin):
     def __init__(self, num_slots: int, num_columns: int) -> None:
         super().__init__()
         self.num_slots, self.num_columns = num_slots, num_columns
-        self.rows: torch.Tensor | slice = slice(0)
-        self.positions_NL = torch.empty(0)
+        self.rows = slice(0)
+        self.index_N1 = self.positions_NL = torch.empty(0)
         self.visible = 0
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
@@ -37,11 +39,14 @@ class _SlotLayer(CacheLayerMixin):
     def update(self, key_states, value_states, *args, **kwargs) -> tuple[torch.Tensor, torch.Tensor]:
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-        rows = self.rows
-        index_N = torch.arange(rows.stop, device=key_states.device) if isinstance(rows, slice) else rows
-        self.keys[index_N[:, None], :, self.positions_NL] = key_states.transpose(1, 2)
-        self.values[index_N[:, None], :, self.positions_NL] = value_states.transpose(1, 2)
-        return self.keys[:, :, : self.visible][rows], self.values[:, :, : self.visible][rows]
+        self.keys[self.index_N1, :, self.positions_NL] = key_states.transpose(1, 2)
+        self.values[self.index_N1, :, self.positions_NL] = value_states.transpose(1, 2)
+        return self.keys[self.rows, :, : self.visible], self.values[self.rows, :, : self.visible]
+
+    def move(self, source: torch.Tensor, target: torch.Tensor, num_columns: int) -> None:
+        """Copy slots `source` to slots `target`, all at once."""
+        self.keys[target, :, :num_columns] = self.keys[source, :, :num_columns]
+        self.values[target, :, :num_columns] = self.values[source, :, :num_columns]
 
     def get_seq_length(self, *args) -> int:
         return self.visible
@@ -65,10 +70,53 @@ class _Stops:
 @dataclass(slots=True)
 class _Running:
     request: TurnRequest
-    slot: int
     stops: _Stops
     token_ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
+
+
+class _Slots:
+    """Which sequence lives in which slot, and how many of its tokens the cache holds.
+
+    `swap` changes places on paper; `pending_moves` says once what that means for the cache.
+    """
+
+    def __init__(self, num_slots: int) -> None:
+        self.sequence_in: list[int | None] = [None] * num_slots
+        self.slot_of: dict[int, int] = {}
+        self.cached_tokens: dict[int, int] = {}
+        self._data_from = list(range(num_slots))
+
+    @property
+    def num_free(self) -> int:
+        return len(self.sequence_in) - len(self.slot_of)
+
+    def take(self, sequence_id: int, slot: int) -> None:
+        """Give a free slot to a new sequence."""
+        self.sequence_in[slot], self.slot_of[sequence_id], self.cached_tokens[sequence_id] = sequence_id, slot, 0
+
+    def release(self, sequence_id: int) -> None:
+        slot = self.slot_of.pop(sequence_id, None)
+        if slot is not None:
+            self.sequence_in[slot] = None
+            del self.cached_tokens[sequence_id]
+
+    def swap(self, one: int, other: int) -> None:
+        for places in (self.sequence_in, self._data_from):
+            places[one], places[other] = places[other], places[one]
+        for slot in (one, other):
+            if (sequence_id := self.sequence_in[slot]) is not None:
+                self.slot_of[sequence_id] = slot
+
+    def pending_moves(self) -> tuple[list[int], list[int], int]:
+        """Return (from, to, columns) of the sequences whose cache has to follow them, and forget the swaps."""
+        moved = [
+            (source, slot, self.cached_tokens[sequence_id])
+            for slot, (source, sequence_id) in enumerate(zip(self._data_from, self.sequence_in, strict=True))
+            if source != slot and sequence_id is not None and self.cached_tokens[sequence_id]
+        ]
+        self._data_from = list(range(len(self.sequence_in)))
+        return [m[0] for m in moved], [m[1] for m in moved], max((m[2] for m in moved), default=0)
 
 
 class TorchEngine:
@@ -95,10 +143,8 @@ class TorchEngine:
     def reset_cache(self) -> None:
         """Forget every sequence; turns still queued or running are an error of the caller."""
         self._waiting: list[TurnRequest] = []
-        self._running: dict[int, _Running] = {}
-        self._slot_of: dict[int, int] = {}
-        self._cached_tokens: dict[int, int] = {}
-        self._free_slots = list(range(self.num_slots - 1, -1, -1))
+        self._running: list[_Running] = []
+        self._slots = _Slots(self.num_slots)
 
     @torch.no_grad()
     def publish(self, named_tensors: Iterable[tuple[str, torch.Tensor]]) -> None:
@@ -126,11 +172,7 @@ class TorchEngine:
 
     def release(self, sequence_id: int) -> None:
         """Free the slot of a sequence; unknown ids are ignored."""
-        slot = self._slot_of.pop(sequence_id, None)
-        if slot is not None:
-            del self._cached_tokens[sequence_id]
-            self._free_slots.append(slot)
-            self._free_slots.sort(reverse=True)
+        self._slots.release(sequence_id)
 
     @torch.inference_mode()
     def step(self) -> list[TurnOutput]:
@@ -156,72 +198,85 @@ class TorchEngine:
         return self._stops[strings]
 
     def _num_ready(self) -> int:
-        continuing = sum(request.sequence_id in self._slot_of for request in self._waiting)
-        return continuing + min(len(self._waiting) - continuing, len(self._free_slots))
+        continuing = sum(request.sequence_id in self._slots.slot_of for request in self._waiting)
+        return continuing + min(len(self._waiting) - continuing, self._slots.num_free)
 
     def _admit(self) -> list[_Running]:
         ready = self._num_ready()
         if not ready or (self._running and ready < self._prefill_at):
             return []
-        admitted, still_waiting = [], []
+        slots, admitted, still_waiting = self._slots, [], []
         for request in self._waiting:
-            slot = self._slot_of.get(request.sequence_id)
-            if slot is None and self._free_slots:
-                slot = self._slot_of[request.sequence_id] = self._free_slots.pop()
-                self._cached_tokens[request.sequence_id] = 0
-            if slot is None:
-                still_waiting.append(request)
+            if request.sequence_id not in slots.slot_of and slots.num_free:
+                slots.take(request.sequence_id, slots.sequence_in.index(None))
+            if request.sequence_id in slots.slot_of:
+                admitted.append(_Running(request, self._stops_for(request.stop_strings)))
             else:
-                admitted.append(_Running(request, slot, self._stops_for(request.stop_strings)))
+                still_waiting.append(request)
         self._waiting = still_waiting
         return admitted
 
+    def _line_up(self, turns: list[_Running], first: int) -> None:
+        """Bring the sequences of `turns` into the slots from `first` on, in any order, with the fewest moves."""
+        slots, span = self._slots, range(first, first + len(turns))
+        wanted = {turn.request.sequence_id for turn in turns}
+        strangers = (slot for slot in span if slots.sequence_in[slot] not in wanted)
+        for turn in turns:
+            slot = slots.slot_of[turn.request.sequence_id]
+            if slot not in span:
+                slots.swap(slot, next(strangers))
+        turns.sort(key=lambda turn: slots.slot_of[turn.request.sequence_id])
+
     def _prefill(self, admitted: list[_Running]) -> list[TurnOutput]:
-        new_ids = [turn.request.token_ids[self._cached_tokens[turn.request.sequence_id] :] for turn in admitted]
+        self._line_up(self._running, 0)
+        first = len(self._running)
+        self._line_up(admitted, first)
+        cached = self._slots.cached_tokens
+        new_ids = [turn.request.token_ids[cached[turn.request.sequence_id] :] for turn in admitted]
         longest = max(map(len, new_ids))
         ids_NL = [[self._pad_id] * (longest - len(ids)) + list(ids) for ids in new_ids]
         positions_NL = []
         for turn, ids in zip(admitted, new_ids, strict=True):
-            start = self._cached_tokens[turn.request.sequence_id]
+            start = cached[turn.request.sequence_id]
             positions_NL.append([self._scratch] * (longest - len(ids)) + list(range(start, start + len(ids))))
-            self._cached_tokens[turn.request.sequence_id] = start + len(ids)
-            self._running[turn.slot] = turn
-        rows = torch.tensor([turn.slot for turn in admitted], device=self.model.device)
-        return self._forward(admitted, rows, ids_NL, positions_NL)
+        logits_NV = self._forward(first, ids_NL, positions_NL)
+        for turn, ids in zip(admitted, new_ids, strict=True):
+            cached[turn.request.sequence_id] += len(ids)
+        ended, still_running = self._sample(admitted, logits_NV)
+        self._running += still_running
+        return ended
 
     def _decode(self) -> list[TurnOutput]:
-        running = [self._running[slot] for slot in sorted(self._running)]
-        span = running[-1].slot + 1
-        ids_NL, positions_NL, order = [], [], {}
-        for row, turn in enumerate(running):
-            sequence_id = turn.request.sequence_id
-            ids_NL.append([turn.token_ids[-1]])
-            positions_NL.append([self._cached_tokens[sequence_id]])
-            self._cached_tokens[sequence_id] += 1
-            order[turn.slot] = row
-        if len(running) * 2 < span:
-            rows = torch.tensor([turn.slot for turn in running], device=self.model.device)
-            return self._forward(running, rows, ids_NL, positions_NL)
-        # A prefix of the slots is read without copying the cache; idle slots in it compute into the scratch column.
-        idle = ([self._pad_id], [self._scratch])
-        cells = [(ids_NL[order[s]], positions_NL[order[s]]) if s in order else idle for s in range(span)]
-        padded: list[_Running | None] = [self._running.get(slot) for slot in range(span)]
-        return self._forward(padded, slice(span), [cell[0] for cell in cells], [cell[1] for cell in cells])
+        self._line_up(self._running, 0)
+        cached = self._slots.cached_tokens
+        ids_NL = [[turn.token_ids[-1]] for turn in self._running]
+        positions_NL = [[cached[turn.request.sequence_id]] for turn in self._running]
+        logits_NV = self._forward(0, ids_NL, positions_NL)
+        for turn in self._running:
+            cached[turn.request.sequence_id] += 1
+        ended, self._running = self._sample(self._running, logits_NV)
+        return ended
 
-    def _forward(self, turns, rows, ids_NL, positions_NL) -> list[TurnOutput]:
-        """Run the model once, sample one token for every turn (None marks an idle row) and return ended turns."""
+    def _forward(self, first: int, ids_NL: list[list[int]], positions_NL: list[list[int]]) -> torch.Tensor:
+        """Run the model over the slots from `first` on and return the logits after every last token, [N, V]."""
         device = self.model.device
+        source, target, num_columns = self._slots.pending_moves()
         positions = np.asarray(positions_NL)
         visible = int(positions[positions < self._scratch].max()) + 1
         visible = min(-(-visible // 8) * 8, self.max_context_tokens)
         positions_t = torch.from_numpy(positions).to(device)
+        rows = slice(first, first + len(ids_NL))
+        index_N1 = torch.arange(rows.start, rows.stop, device=device)[:, None]
+        moves = torch.tensor([source, target], device=device)
         for layer in self._layers:
-            layer.rows, layer.positions_NL, layer.visible = rows, positions_t, visible
+            if source:
+                layer.move(*moves, num_columns)
+            layer.rows, layer.index_N1, layer.positions_NL, layer.visible = rows, index_N1, positions_t, visible
         columns = torch.arange(visible, device=device)
         hidden = columns[None, None, :] > positions_t[:, :, None]
         mask = torch.zeros(hidden.shape, dtype=self.model.dtype, device=device)
         mask = mask.masked_fill_(hidden, torch.finfo(self.model.dtype).min)[:, None]
-        logits_NV = self.model(
+        return self.model(
             input_ids=torch.tensor(ids_NL, device=device),
             attention_mask=mask,
             position_ids=positions_t.clamp(max=self.max_context_tokens - 1),
@@ -229,26 +284,24 @@ class TorchEngine:
             use_cache=True,
             logits_to_keep=1,
         ).logits[:, -1]
-        kept = [row for row, turn in enumerate(turns) if turn is not None]
-        running = [turns[row] for row in kept]
-        tokens, logprobs = sample_tokens(
-            logits_NV if len(kept) == len(turns) else logits_NV[kept],
-            temperatures=[turn.request.temperature for turn in running],
-            seeds=[turn.request.seed for turn in running],
-            draws=[len(turn.request.token_ids) + len(turn.token_ids) for turn in running],
-        )
-        return self._collect(running, tokens, logprobs)
 
-    def _collect(self, running: list[_Running], tokens: list[int], logprobs: list[float]) -> list[TurnOutput]:
-        ended = []
-        for turn, token, logprob in zip(running, tokens, logprobs, strict=True):
+    def _sample(self, turns: list[_Running], logits_NV: torch.Tensor) -> tuple[list[TurnOutput], list[_Running]]:
+        """Give every turn its next token; return (ended, still running)."""
+        tokens, logprobs = sample_tokens(
+            logits_NV,
+            temperatures=[turn.request.temperature for turn in turns],
+            seeds=[turn.request.seed for turn in turns],
+            draws=[len(turn.request.token_ids) + len(turn.token_ids) for turn in turns],
+        )
+        ended, still_running = [], []
+        for turn, token, logprob in zip(turns, tokens, logprobs, strict=True):
             turn.token_ids.append(token)
             turn.logprobs.append(logprob)
-            finish = self._finish(turn, token)
-            if finish:
-                del self._running[turn.slot]
+            if finish := self._finish(turn, token):
                 ended.append(TurnOutput(turn.request.sequence_id, turn.token_ids, turn.logprobs, finish))
-        return ended
+            else:
+                still_running.append(turn)
+        return ended, still_running
 
     def _finish(self, turn: _Running, token: int):
         if token in self._eos_ids:
