@@ -9,7 +9,12 @@ STAMP := $(VENV)/.setup-complete
 # Extra options of the command behind a target, for example: make run ARGS='--seed 2'
 ARGS ?=
 
-.PHONY: help setup run test test-slow dag-test lint format compile clean
+# The peer of the benchmarks lives in an environment of its own.
+TRL_VENV := .venv-trl
+TRL_STAMP := $(TRL_VENV)/.setup-complete
+TRL_PACKAGES := trl==1.16.* torch==2.13.0 transformers accelerate==1.14.0 datasets==5.2.0 jmespath pydantic
+
+.PHONY: help setup run test test-slow dag-test lint format compile clean bench-rollout bench-update
 
 help: ## List every target
 	@awk -F ':.*## ' '/^[a-z][a-z0-9-]*:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,6 +42,12 @@ format: setup ## Format the code and mend what can be mended
 compile: setup ## Compile the pipeline to build/search-r1.yaml for Kubeflow Pipelines
 	@$(VENV)/bin/searchr1 compile --output build/search-r1.yaml
 
+bench-rollout: setup $(TRL_STAMP) ## Measure our rollouts against lock-step loops, TRL's among them (half an hour)
+	@$(VENV)/bin/python -m benchmarks.rollout $(ARGS)
+
+bench-update: setup $(TRL_STAMP) ## Measure our packed update against TRL's, and how its cost grows
+	@$(VENV)/bin/python -m benchmarks.update $(ARGS)
+
 clean: ## Delete everything runs and tests left behind (the environment stays)
 	@rm -rf runs build dist *.egg-info .pytest_cache .ruff_cache
 	@find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
@@ -52,4 +63,11 @@ $(STAMP): pyproject.toml constraints.txt
 	@[ -x $(VENV)/bin/python ] || $(PYTHON) -m venv $(VENV)
 	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train,mlops,retrieval,test]'
 	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps "$$(grep '^pyserini==' constraints.txt)"
+	@touch $@
+
+# The versions both environments hold are the same: a comparison must not be one of two transformers.
+$(TRL_STAMP): constraints.txt
+	@echo "Setting up $(TRL_VENV) with TRL, the peer of the benchmarks (a few minutes, once)"
+	@[ -x $(TRL_VENV)/bin/python ] || $(PYTHON) -m venv $(TRL_VENV)
+	@$(TRL_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $(foreach package,$(TRL_PACKAGES),'$(package)')
 	@touch $@

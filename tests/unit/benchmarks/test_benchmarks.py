@@ -1,0 +1,156 @@
+"""The benchmarks at toy size: both sides do the same work, and the record says what was measured."""
+
+import contextlib
+import json
+import sys
+from dataclasses import asdict, replace
+
+import pytest
+import torch
+
+from benchmarks import record, rollout, update, update_side
+from benchmarks.lock_step import lock_step_rollout
+from benchmarks.record import alone, compared, table, write_record
+from benchmarks.rollout import TRL_PYTHON, measure_case
+from benchmarks.search_world import Workload, model_of, searcher_of, tasks_of
+from benchmarks.skewed_batch import GROUP, Batch, episodes_of
+from components.agent.engines.torch_engine import TorchEngine
+from components.agent.rollout import rollout as our_rollout
+from components.search.concurrent import ConcurrentSearch
+
+TOY = Workload("bundled", 10, 4, 0.0, max_searches=3, max_turn_tokens=16, top_k=1)
+TOY_BATCH = Batch("bundled", 8, median_tokens=20, sigma=1.0, max_tokens=120, micro_batch_rows=4)
+needs_trl = pytest.mark.skipif(not TRL_PYTHON.exists(), reason="make bench-rollout sets .venv-trl up")
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    torch.set_num_threads(1)
+
+
+def our_episodes(workload):
+    model, tokenizer = model_of(workload)
+    loop = workload.loop
+    engine = TorchEngine(model, tokenizer, num_slots=workload.num_slots, max_context_tokens=loop.max_context_tokens)
+    with ConcurrentSearch(searcher_of(workload), loop.top_k, cache_size=0) as client:
+        return our_rollout(engine, client, tasks_of(workload, tokenizer, 0), loop, tokenizer), tokenizer
+
+
+def test_the_plain_loop_makes_our_episodes():
+    """Greedy, both loops must say, search and read the same: then they differ in the order of the work alone."""
+    workload = replace(TOY, temperature=0.0)
+    ours, tokenizer = our_episodes(workload)
+    model, _ = model_of(workload)
+    tasks = tasks_of(workload, tokenizer, 0)
+    plain = lock_step_rollout(model, tokenizer, searcher_of(workload), tasks, workload.loop, workload.num_slots)
+    assert [e.token_ids for e in plain] == [e.token_ids for e in ours]
+    assert [e.is_model_token for e in plain] == [e.is_model_token for e in ours]
+    assert sum(e.num_searches for e in ours) > len(ours)
+
+
+def test_random_model_has_turns_of_skewed_lengths():
+    episodes, _ = our_episodes(replace(TOY, model="rambling-0.5m", max_turn_tokens=128, top_k=2))
+    lengths = [turn.end - turn.start for episode in episodes for turn in episode.turns]
+    assert 15 < sum(lengths) / len(lengths) < 50
+    assert max(lengths) > 3 * sorted(lengths)[len(lengths) // 2]
+    assert sum(episode.num_searches for episode in episodes) > len(lengths) / 2
+
+
+def test_no_passage_is_cut_so_that_observations_are_those_of_a_tool():
+    workload = replace(TOY, top_k=3)
+    episodes, tokenizer = our_episodes(workload)
+    for episode in episodes:
+        for searched, turn, following in zip(episode.searches, episode.turns, episode.turns[1:], strict=False):
+            shown = tokenizer.decode(episode.token_ids[turn.end : following.start])
+            assert all(found.passage.text in shown for found in searched.passages)
+
+
+def test_our_update_has_the_gradient_of_the_plain_loss():
+    """On policy the clipped loss has the gradient of -advantage x log-probability, averaged over model tokens."""
+    measured = update_side.prepare({"threads": 1, "batch": asdict(TOY_BATCH)})(0)
+    model, tokenizer = update_side.model_of(TOY_BATCH)
+    given, loss = episodes_of(TOY_BATCH, len(tokenizer)), 0.0
+    for start in range(0, len(given), GROUP):
+        group = given[start : start + GROUP]
+        rewards = torch.tensor([one.reward for one in group])
+        for one, advantage in zip(group, (rewards - rewards.mean()) / (rewards.std() + 1e-6), strict=True):
+            ids = torch.tensor([one.prompt_ids + one.response_ids])
+            logprobs = model(ids).logits[0, :-1].log_softmax(-1).gather(-1, ids[0, 1:, None])[:, 0]
+            chosen = logprobs[len(one.prompt_ids) - 1 :][torch.tensor(one.is_model_token)]
+            loss = loss - advantage * chosen.sum()
+    (loss / sum(sum(one.is_model_token) for one in given)).backward()
+    norm = torch.nn.utils.get_total_norm([p.grad for p in model.parameters()])
+    assert measured["grad_norm"] == pytest.approx(norm.item(), rel=1e-3)
+    assert measured["tokens"] == sum(len(one.prompt_ids) + len(one.response_ids) for one in given)
+
+
+def test_sides_are_measured_in_turns_by_processes_of_their_own(capfd):
+    pythons = dict.fromkeys(("ours", "lock_step"), sys.executable)
+    (case,) = measure_case("toy", replace(TOY, num_episodes=4), 2, pythons, threads=1)
+    assert (case.case, case.peer_name, case.repeats, case.unit) == ("toy", "lock_step", 2, "model tokens/s")
+    assert case.spread[0] <= case.ratio <= case.spread[1]
+    assert "lock_step: " in capfd.readouterr().out
+
+
+def test_a_side_that_breaks_says_so():
+    with pytest.raises(RuntimeError, match=r"benchmarks.nothing ended with status 1"):
+        rollout.Side(sys.executable, "benchmarks.nothing", {}, threads=1)
+
+
+def test_ratio_is_the_median_of_neighbours(tmp_path, monkeypatch):
+    case = compared("c", [10.0, 40.0, 30.0], [5.0, 10.0, 30.0], "peer", "x/s")
+    assert (case.ours, case.peer, case.ratio, case.spread) == (30.0, 10.0, 2.0, [1.0, 4.0])
+    single = alone("d", [3.0, 1.0, 2.0], "s")
+    assert (single.ours, single.peer, single.ratio, single.spread) == (2.0, None, None, [1.0, 3.0])
+    monkeypatch.setattr(record, "_commit", lambda: "abc1234")
+    path = tmp_path / "results" / "toy.json"
+    write_record(path, command="make x", cases=[case, single], goal={"peer": 2.0}, met={"c": True}, notes="n")
+    written = json.loads(path.read_text())
+    assert list(written)[:7] == ["name", "command", "commit", "machine", "cases", "goal", "met"]
+    assert set(written["machine"]) == {"cpu", "cores", "gpu"}
+    assert (written["name"], written["commit"], written["cases"][0]["ratio"]) == ("toy", "abc1234", 2.0)
+    assert "2.00" in table([case, single])
+
+
+@pytest.mark.parametrize(("seconds", "exponent"), [([1, 2, 4, 8], 1.0), ([1, 4, 16, 64], 2.0), ([3, 3, 3, 3], 0.0)])
+def test_exponent_of_growth(seconds, exponent, monkeypatch):
+    """Time as a power of the number of tokens."""
+    answers = iter({"tokens": 100 * 2**i, "seconds": value} for i, value in enumerate(seconds))
+
+    class Clocked(contextlib.nullcontext):
+        def __init__(self, *arguments, **settings):
+            super().__init__(self)
+            self.answer = next(answers)
+
+        def measure(self, repeat):
+            return self.answer
+
+    monkeypatch.setattr(update, "Side", Clocked)
+    *_, last = update.scale("episodes", [1, 2, 3, 4], lambda count: TOY_BATCH, threads=1)
+    assert last.ours == pytest.approx(exponent, abs=1e-3)
+
+
+@pytest.mark.slow
+@needs_trl
+def test_trl_makes_as_many_tokens_and_searches_as_ours():
+    """Nearly greedy, TRL's tool loop with our tags says and searches what ours does."""
+    workload = replace(TOY, temperature=1e-3)
+    pythons = {"ours": sys.executable, "trl": TRL_PYTHON}
+    sides = {
+        name: rollout.Side(python, rollout.MODULES[name], {"side": name, "workload": asdict(workload)}, threads=1)
+        for name, python in pythons.items()
+    }
+    try:
+        found = {name: side.measure(0) for name, side in sides.items()}
+    finally:
+        for side in sides.values():
+            side.close()
+    for key in ("tokens", "episodes", "searches"):
+        assert found["trl"][key] == found["ours"][key]
+
+
+@pytest.mark.slow
+@needs_trl
+def test_trl_update_does_the_same_work():
+    case = update.compare("toy", TOY_BATCH, 1, TRL_PYTHON, threads=1)
+    assert case.peer_name == "trl"
