@@ -41,10 +41,14 @@ class Side:
         return self._read()
 
     def close(self) -> None:
-        """End the process."""
+        """End the process; one that does not end by itself when asked has nothing more to say."""
         if self._process.stdin:
             self._process.stdin.close()
-        self._process.wait(timeout=60)
+        try:
+            self._process.wait(timeout=60)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
 
     def __enter__(self) -> Self:
         return self
