@@ -17,7 +17,7 @@ TRL_PACKAGES := trl==1.16.* torch==2.13.0 transformers accelerate==1.14.0 datase
 .PHONY: help setup run test test-slow dag-test lint format compile clean bench-rollout bench-update
 
 help: ## List every target
-	@awk -F ':.*## ' '/^[a-z][a-z0-9-]*:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z][a-z0-9-]*:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 run: setup ## Run the whole pipeline on the bundled small world (CPU, minutes)
 	@$(VENV)/bin/searchr1 run $(ARGS)

@@ -52,7 +52,7 @@ def alone(case: str, ours: Sequence[float], unit: str) -> Case:
 def write_record(
     path: Path, *, command: str, cases: Sequence[Case], goal: dict[str, float], met: dict[str, bool], notes: str
 ) -> None:
-    """Write the record of one benchmark to `path`, whose stem is its name."""
+    """Write the record of one benchmark to `path`, whose stem is its name; the notes end with the machine's load."""
     record = {
         "name": path.stem,
         "command": command,
@@ -61,7 +61,7 @@ def write_record(
         "cases": [asdict(case) for case in cases],
         "goal": goal,
         "met": met,
-        "notes": notes,
+        "notes": f"{notes} Load average at the end: {os.getloadavg()[1]:.0f}.",
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -80,7 +80,7 @@ def table(cases: Sequence[Case]) -> str:
 
 
 def machine() -> dict[str, str | int]:
-    """Return what the figures depend on: cpu, cores, gpu, and the load before the measurement."""
+    """Return what the figures depend on: cpu, cores and gpu."""
     return {"cpu": _cpu(), "cores": len(os.sched_getaffinity(0)), "gpu": _gpu()}
 
 
