@@ -84,6 +84,7 @@ def test_our_update_has_the_gradient_of_the_plain_loss():
     assert measured["tokens"] == sum(len(one.prompt_ids) + len(one.response_ids) for one in given)
 
 
+@pytest.mark.timeout(300)
 def test_sides_are_measured_in_turns_by_processes_of_their_own(capfd):
     pythons = dict.fromkeys(("ours", "lock_step"), sys.executable)
     (case,) = measure_case("toy", replace(TOY, num_episodes=4), 2, pythons, threads=1)
