@@ -18,7 +18,7 @@ from tests.integration import test_resume
 from tests.integration.test_resume import SETTINGS, comparable, weights
 
 inputs = test_resume.inputs
-STEPS, KILLS = 40, 20
+STEPS, KILLS = 120, 20
 SETTINGS_OF_TWO = SETTINGS | {"parallel": {"cpu_ranks": 2}, "save_every_steps": 1, "steps": STEPS}
 END_S = 90.0
 """Bound on how long the other processes may outlive a killed rank."""
@@ -64,7 +64,7 @@ def wait_for_a_random_moment(process: subprocess.Popen, root: Path, rng: random.
     target = lines_logged(root) + rng.randrange(4)
     while process.poll() is None and not (ranks_of(process.pid) and lines_logged(root) >= target):
         time.sleep(0.05)
-    time.sleep(rng.uniform(0.0, 2.0))
+    time.sleep(rng.uniform(0.0, 1.0))
     return ranks_of(process.pid)
 
 
