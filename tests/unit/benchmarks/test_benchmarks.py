@@ -8,7 +8,7 @@ from dataclasses import asdict, replace
 import pytest
 import torch
 
-from benchmarks import record, rollout, update, update_side
+from benchmarks import gpu, record, rollout, update, update_side
 from benchmarks.lock_step import lock_step_rollout
 from benchmarks.record import alone, compared, table, write_record
 from benchmarks.rollout import TRL_PYTHON, measure_case
@@ -155,3 +155,20 @@ def test_trl_makes_as_many_tokens_and_searches_as_ours():
 def test_trl_update_does_the_same_work():
     case = update.compare("toy", TOY_BATCH, 1, TRL_PYTHON, threads=1)
     assert case.peer_name == "trl"
+
+
+def test_the_gpu_benchmark_runs_at_toy_size():
+    """No figure is looked at: the calls are those a GPU gets."""
+    cases = gpu.update_cases(gpu.TOY, 600, 1, 0.05, 0.0) + gpu.decode_cases(gpu.TOY, 3, 20, 4, 0.0)
+    cases += gpu.publish_case(gpu.TOY)
+    assert [case.unit for case in cases] == ["tokens/s", "tokens/s", "tokens/s", "s"]
+    assert all(case.ours > 0 for case in cases)
+
+
+def test_drawn_episodes_have_the_lengths_of_search_runs():
+    episodes = gpu.drawn_episodes(400, 100, 1.0)
+    lengths = [len(episode.token_ids) for episode in episodes]
+    trained = sum(len(episode.trained_positions) for episode in episodes)
+    assert 1000 < sum(lengths) / len(lengths) < 1500
+    assert 0.15 < trained / sum(lengths) < 0.3
+    assert all(max(episode.trained_positions) == len(episode.token_ids) - 1 for episode in episodes)
