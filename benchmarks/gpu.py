@@ -22,6 +22,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 from benchmarks.record import Case, alone, table, write_record
 from components.agent.engines.protocol import TurnRequest
 from components.agent.engines.torch_engine import TorchEngine
+from components.contracts.episode import Episode
 from components.train.config import ParallelConfig, TrainConfig
 from components.train.cost import ModelShape, decode_roof_tokens_per_s, forward_flops
 from components.train.experience import Experience
@@ -145,7 +146,11 @@ def experience_of(sequences: list[EpisodeTokens]) -> Experience:
     """Return an experience that holds only what an update needs."""
     lengths = np.array([len(sequence.trained_positions) for sequence in sequences])
     mask_NA = np.arange(lengths.max())[None, :] < lengths[:, None]
-    return Experience([None] * len(sequences), [], np.zeros(len(sequences)), sequences, mask_NA)
+    episodes = [Episode("", sequence.token_ids, 0) for sequence in sequences]
+    for episode, sequence in zip(episodes, sequences, strict=True):
+        for position in sequence.trained_positions:
+            episode.is_model_token[position] = True
+    return Experience(episodes, [], np.zeros(len(sequences)), sequences, mask_NA)
 
 
 def synchronised(work: Callable[[], object]) -> float:

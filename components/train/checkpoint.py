@@ -17,6 +17,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -48,6 +49,16 @@ class TrainState:
     was_valid: bool = False
     """Whether valid actions have ever been common."""
     invalid_in_a_row: int = 0
+    was_whole: bool = False
+    """Whether truncated episodes have ever been rare."""
+    truncated_in_a_row: int = 0
+    correct_logprobs: list[float] = field(default_factory=list)
+    """Mean log-probability of right episodes, of each training step since the last dev evaluation."""
+    logprob_curve: list[float] = field(default_factory=list)
+    """The mean of these at the latest dev evaluations."""
+    mismatch_in_a_row: int = 0
+    update_guard: dict[str, Any] = field(default_factory=dict)
+    """State of the learner's `UpdateGuard`."""
     num_rollbacks: int = 0
     rate_scale: float = 1.0
     rl_s: float = 0.0
@@ -150,6 +161,7 @@ class Checkpoints:
             load_shards(learner, files_of)
         state = TrainState(**json.loads(self._storage.get_bytes(f"{name}/state.json")))
         learner.rate_scale = state.rate_scale
+        learner.guard.load_state_dict(state.update_guard)
         return state
 
     def _fetch(self, name: str, folder: Path) -> dict[str, list[Path]]:

@@ -38,6 +38,32 @@ class LossConfig(StepConfig):
     """False trains on retrieved text as if the model had written it; for the ablation only."""
     whiten_per_kind: bool = True
     """Whiten advantages within each kind of question, so that the easy kind does not drown the hard one."""
+    mask_void_turns: bool = False
+    """Episodes with a turn that neither searches nor answers leave the policy loss (SimpleTIR, arXiv 2509.02479).
+    Off while a model still has to learn the format: it would never hear that such turns earn nothing."""
+    mask_truncated: bool = False
+    """Episodes ended by a limit of length leave the policy loss (overlong filtering, arXiv 2503.14476)."""
+    likelihood_guard_coefficient: float = Field(default=0.0, ge=0)
+    """Price of each nat that tokens of good turns lose within a step (LLDS, arXiv 2512.04220: 0.2). It compares an
+    update with those before it, so it needs at least 2 minibatches."""
+
+
+class CorrectionConfig(StepConfig):
+    """What is done about the probabilities of the engine and those of the trainer not being the same."""
+
+    mode: Literal["bypass", "decoupled"] = "bypass"
+    """`bypass` takes the engine's log-probabilities for the old ones: right where engine and trainer share the
+    model, as the torch engine does. `decoupled` lets the trainer compute the old ones and weighs every token by
+    trainer / engine; with one minibatch the current policy is the old one, and that costs no forward pass."""
+    token_cap: float = Field(default=2.0, ge=1)
+    """Largest weight of a token."""
+    sequence_low: float = Field(default=0.99, gt=0, le=1)
+    sequence_high: float = Field(default=1.01, ge=1)
+    """An episode leaves the loss when the geometric mean of its ratios lies outside these two."""
+    veto_ratio: float = Field(default=1e-4, ge=0, lt=1)
+    """An episode leaves the loss when one of its ratios is below this."""
+    max_mismatch_kl: float = Field(default=0.05, gt=0)
+    """KL(engine || trainer) above this, three steps in a row, stops the training, in both modes."""
 
 
 class RewardConfig(StepConfig):
@@ -57,6 +83,11 @@ class DevConfig(StepConfig):
     """Dev EM this far below the best, twice in a row, is a collapse: training returns to the best weights."""
     min_valid_action_frac: float = Field(default=0.3, ge=0, le=1)
     """Training rollouts below this share of valid actions, three steps in a row, are a collapse too."""
+    max_truncated_frac: float = Field(default=0.5, ge=0, le=1)
+    """So are training rollouts of which more than this share were cut off, after a time when fewer were."""
+    max_logprob_drop: float = Field(default=0.3, gt=0)
+    """And a mean log-probability of right episodes that fell at each of four evaluations in a row, by more than
+    this in total: it goes before the answers do (arXiv 2512.04220)."""
     max_rollbacks: int = Field(default=2, ge=0)
     """After so many returns, each at half the learning rate, training stops with the best checkpoint."""
 
@@ -110,10 +141,13 @@ class TrainConfig(StepConfig):
     micro_batch_rows: int = Field(default=16, ge=1)
     """Rows per forward and backward pass; changes memory and speed, never the result."""
     temperature: float = Field(default=1.0, gt=0)
+    """Of training rollouts, whole distribution (no top-p, no top-k). Log-probabilities on both sides are those of
+    the scaled distribution, so another value keeps every ratio exact; 1 is what all published recipes use."""
     set_shares: dict[str, PositiveFloat] = Field(default={"nq": 1.0, "hotpotqa": 3.0}, min_length=1)
     """Share of each training set in a step. Mostly two hops: the easy kind alone unlearns the second search."""
     loop: LoopConfig = LoopConfig()
     loss: LossConfig = LossConfig()
+    correction: CorrectionConfig = CorrectionConfig()
     reward: RewardConfig = RewardConfig()
     policy_optimizer: OptimizerConfig = OptimizerConfig()
     critic_optimizer: OptimizerConfig = OptimizerConfig(learning_rate=1e-3)
@@ -123,7 +157,9 @@ class TrainConfig(StepConfig):
     max_search_failure_frac: float = Field(default=0.05, ge=0, le=1)
     """More failed searches than this in a step stop the training with the boundary named."""
     max_skipped_steps: int = Field(default=3, ge=0)
-    """Consecutive updates with a non-finite loss or gradient before training stops."""
+    """Consecutive updates with a non-finite loss or gradient, or an exploding one, before training stops."""
+    max_grad_norm_jump: float = Field(default=10.0, gt=1)
+    """An update whose policy gradient norm is more than so many times the running median is skipped."""
     num_slots: int = Field(default=256, ge=1)
     """Sequences the engine holds at a time."""
     threads: int = Field(default=2, ge=1)

@@ -7,11 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
 from components.contracts.episode import Episode
 from components.contracts.question import Question
 from components.train.advantages import gae, group_relative, leave_one_out, token_rewards, whiten
 from components.train.config import TrainConfig
+from components.train.correction import Behaviour
+from components.train.episode_health import in_policy_loss
 from components.train.packing import EpisodeTokens
 
 
@@ -37,6 +40,18 @@ class Experience:
         pairs = zip(self.episodes, self.sequences, strict=True)
         values = [episode.logprobs[p] for episode, sequence in pairs for p in sequence.trained_positions]
         return np.array(values, dtype=np.float32)
+
+    @property
+    def behaviour(self) -> Behaviour:
+        """How the trained tokens came about: a turn is a run of sampled tokens."""
+        turns, lengths = [], self.mask_NA.sum(1)
+        for episode, sequence in zip(self.episodes, self.sequences, strict=True):
+            sampled = np.array(episode.is_model_token)
+            number = np.cumsum(sampled & ~np.concatenate([[False], sampled[:-1]]))
+            turns.append((number * sampled)[sequence.trained_positions])
+        episode_M = np.repeat(np.arange(len(lengths)), lengths)
+        turn_M = np.concatenate([np.zeros(0, dtype=int), *turns])
+        return Behaviour(*map(torch.from_numpy, (self.sampled_logprobs_M, turn_M, episode_M)))
 
     def padded(self, flat_M: np.ndarray) -> np.ndarray:
         """Return flat values as [N, A], 0 on padding."""
@@ -68,16 +83,34 @@ def advantages_and_returns(
     groups without spread dropped; their returns are 0.
     """
     mask_NA = experience.mask_NA
+    fit_NA = np.broadcast_to(in_policy_loss(experience.episodes, config)[:, None], mask_NA.shape)
     if config.algorithm == "ppo":
         rewards_NA = token_rewards(experience.outcomes, experience.padded(kl_M), mask_NA, config.loss.kl_coefficient)
         values_NA = experience.padded(values_M)
         advantages_NA, returns_NA = gae(rewards_NA, values_NA, mask_NA, config.loss.gamma, config.loss.gae_lambda)
         kinds = np.array([q.kind if config.loss.whiten_per_kind else "" for q in experience.questions])
-        return whiten(advantages_NA, mask_NA, kinds)[mask_NA], returns_NA[mask_NA], np.ones(mask_NA.sum(), dtype=bool)
+        return whiten(advantages_NA, mask_NA, kinds)[mask_NA], returns_NA[mask_NA], fit_NA[mask_NA]
     groups = np.array([question.id for question in experience.questions])
     by_episode = group_relative if config.algorithm == "grpo" else leave_one_out
     advantages_N, keep_N = by_episode(experience.outcomes, groups)
     spread = np.broadcast_to
     shape = mask_NA.shape
     advantages_M = spread(advantages_N[:, None], shape)[mask_NA]
-    return advantages_M, np.zeros_like(advantages_M), spread(keep_N[:, None], shape)[mask_NA]
+    return advantages_M, np.zeros_like(advantages_M), (fit_NA & keep_N[:, None])[mask_NA]
+
+
+def group_metrics(experience: Experience) -> dict[str, float]:
+    """Return how many groups have equal rewards throughout, and the shares of all-right and all-wrong groups.
+
+    A group of all-equal rewards is all right when they are not 0.
+    """
+    by_group: dict[str, set[float]] = {}
+    for question, outcome in zip(experience.questions, experience.outcomes, strict=True):
+        by_group.setdefault(question.id, set()).add(float(outcome))
+    equal = [outcomes for outcomes in by_group.values() if len(outcomes) == 1]
+    wrong = sum(outcomes == {0.0} for outcomes in equal)
+    return {
+        "group/num_dropped": float(len(equal)),
+        "group/frac_all_right": (len(equal) - wrong) / max(1, len(by_group)),
+        "group/frac_all_wrong": wrong / max(1, len(by_group)),
+    }

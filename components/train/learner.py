@@ -11,14 +11,15 @@ import numpy as np
 import torch
 from torch.distributed.tensor import DTensor
 
-from components.contracts.errors import TrainingStopped
 from components.train.config import OptimizerConfig, TrainConfig
+from components.train.correction import Behaviour, EngineGap
 from components.train.experience import Experience
-from components.train.losses import kl_loss, policy_loss, value_loss
+from components.train.losses import kl_loss, likelihood_guard, policy_loss, value_loss
 from components.train.model import Critic, TokenScorer, frozen_copy, in_flat_order
 from components.train.packing import EpisodeTokens, PackedRows, pack
 from components.train.ranks import device, max_over_ranks, rank, sum_over_ranks, world_size
 from components.train.sharding import shard, whole
+from components.train.update_guard import UpdateGuard
 
 
 @dataclass(slots=True)
@@ -31,11 +32,26 @@ class Targets:
     advantages: torch.Tensor
     returns: torch.Tensor
     keep: torch.Tensor
+    """Whether a token is in the policy loss."""
+
+
+@dataclass(slots=True)
+class _Minibatch:
+    """What one update needs of its step, tokens of the whole step [M] and counts of the update on all ranks."""
+
+    targets: Targets
+    behaviour: Behaviour
+    weights_M: torch.Tensor | None
+    """Importance weights, where they are known before the update."""
+    gap: EngineGap | None
+    """Measures the engine as long as the current policy is the one it should have sampled from."""
+    policy_tokens: float
+    value_tokens: float
 
 
 @dataclass(slots=True)
 class Learner:
-    """Everything that is trained; `skipped_in_a_row` counts updates dropped for non-finite numbers.
+    """Everything that is trained; `guard` decides which updates are applied.
 
     `policy` is sharded in place where there are several ranks; what is computed goes through `scorer`.
     """
@@ -45,13 +61,14 @@ class Learner:
     pad_id: int
     critic: Critic | None = None
     reference: TokenScorer | None = None
-    skipped_in_a_row: int = 0
     rate_scale: float = 1.0
     optimizers: dict[str, torch.optim.Optimizer] = field(default_factory=dict)
     scorer: TokenScorer = field(init=False)
+    guard: UpdateGuard = field(init=False)
 
     def __post_init__(self) -> None:
         parallel = self.config.parallel
+        self.guard = UpdateGuard(self.config.max_grad_norm_jump, self.config.max_skipped_steps)
         if self.config.algorithm == "ppo":
             self.critic = Critic(self.policy)
         if self.config.loss.kl_coefficient and not self.config.is_supervised:
@@ -95,13 +112,13 @@ class Learner:
     def score(self, experience: Experience) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return (old log-probabilities, values, reference log-probabilities), each [M], without gradients.
 
-        The engine's own log-probabilities are the old ones, which saves a forward pass; text the engine did
-        not sample (mask switched off) has none and is computed here. Values are 0 without a critic, reference
-        log-probabilities equal the old ones without a reference.
+        The old ones are the engine's own, which saves a forward pass, unless the trainer's are wanted and not to
+        be had from the update itself, or the engine has none (text it did not sample, mask switched off). Values
+        are 0 without a critic, reference log-probabilities equal the old ones without a reference.
         """
         rows, count = self.rows(experience), experience.num_tokens
         temperature = self.config.temperature
-        if self.config.loss.mask_retrieved_tokens:
+        if self.config.loss.mask_retrieved_tokens and (not self._is_decoupled or self._old_is_current):
             old_M = torch.from_numpy(experience.sampled_logprobs_M)
         else:
             old_M = in_flat_order(rows, lambda r: self.scorer(r, temperature)[0], count)
@@ -111,19 +128,41 @@ class Learner:
         reference_M = in_flat_order(rows, lambda r: self.reference(r, temperature)[0], count)
         return old_M, values_M, reference_M
 
+    @property
+    def _is_decoupled(self) -> bool:
+        return self.config.correction.mode == "decoupled"
+
+    @property
+    def _old_is_current(self) -> bool:
+        """Whether the step's only update finds the policy that is to be the old one: no forward pass is needed."""
+        return self._is_decoupled and self.config.minibatches == 1
+
     def update(self, experience: Experience, targets: Targets, step: int) -> dict[str, float]:
         """Make the optimizer updates of `step` and return metrics averaged over trained tokens.
 
         Raises:
-            TrainingStopped: more than `max_skipped_steps` updates in a row had a non-finite loss or gradient.
+            TrainingStopped: more than `max_skipped_steps` updates in a row were not fit to be applied.
         """
         self.set_learning_rates(step)
         starts = np.concatenate([[0], experience.mask_NA.sum(1).cumsum()])
+        behaviour, weights_M = experience.behaviour, None
+        gap = EngineGap(behaviour, self.config.correction)
+        if self._is_decoupled and not self._old_is_current:
+            weights_M = gap.weigh(torch.arange(experience.num_tokens), targets.old_logprobs)
         totals: dict[str, float] = {}
-        for chosen in self.minibatches(len(experience.episodes), step):
+        for number, chosen in enumerate(self.minibatches(len(experience.episodes), step)):
             flat = torch.from_numpy(np.concatenate([np.arange(starts[i], starts[i + 1]) for i in chosen]))
-            _add(totals, self._update_minibatch(self.rows(experience, chosen), flat, targets))
-        return _averages(totals)
+            minibatch = _Minibatch(
+                targets,
+                behaviour,
+                weights_M,
+                gap if number == 0 and weights_M is None else None,
+                # Counted before the importance correction: what that takes out is not made up for.
+                policy_tokens=max(1.0, float(targets.keep[flat].sum())),
+                value_tokens=max(1.0, float(len(flat))),
+            )
+            _add(totals, self._update_minibatch(self.rows(experience, chosen), flat, minibatch))
+        return _averages(totals) | gap.metrics()
 
     def minibatches(self, count: int, step: int) -> list[list[int]]:
         """Return the indices of `count` sequences, shuffled into the minibatches of `step`."""
@@ -132,48 +171,56 @@ class Learner:
         size = -(-count // self.config.minibatches)
         return [sorted(order[begin : begin + size]) for begin in range(0, count, size)]
 
-    def _update_minibatch(self, batches: list[PackedRows], flat: torch.Tensor, targets: Targets) -> dict[str, float]:
+    def _update_minibatch(
+        self, batches: list[PackedRows], flat: torch.Tensor, minibatch: _Minibatch
+    ) -> dict[str, float]:
         """Accumulate gradients over micro-batches; the global token count makes their split irrelevant."""
-        policy_tokens = max(1.0, float(targets.keep[flat].sum()))
-        value_tokens = max(1.0, float(len(flat)))
         totals: dict[str, float] = {}
         for rows in batches:
-            index = flat[rows.order_M.cpu()]
-            _add(totals, self._backward(rows, index, targets, policy_tokens, value_tokens))
+            _add(totals, self._backward(rows, flat[rows.order_M.cpu()], minibatch))
         totals = _over_ranks(totals)
-        totals |= self.step_optimizers(finite=bool(np.isfinite(totals["sum/loss/policy"])))
+        finite = bool(np.isfinite(totals["sum/loss/policy"]))
+        totals |= self.step_optimizers(finite=finite, policy_tokens=totals["kept_tokens"])
         return totals | {"tokens": float(len(flat)), "updates": 1.0}
 
-    def _backward(
-        self, rows: PackedRows, index: torch.Tensor, targets: Targets, policy_tokens: float, value_tokens: float
-    ) -> dict[str, float]:
-        keep = targets.keep[index]
+    def _backward(self, rows: PackedRows, index: torch.Tensor, minibatch: _Minibatch) -> dict[str, float]:
+        targets = minibatch.targets
         logprobs_M, entropy_M = self.scorer(rows, self.config.temperature)
         device = logprobs_M.device
-        chosen = index[keep]
-        logprobs_M, entropy_M = logprobs_M[keep.to(device)], entropy_M[keep.to(device)]
-        found = policy_loss(
-            logprobs_M,
-            targets.old_logprobs[chosen].to(device),
-            targets.advantages[chosen].to(device),
-            entropy_M,
-            self.config.loss,
-        )
+        old_M, weights_M = targets.old_logprobs[index].to(device), None
+        if minibatch.weights_M is not None:
+            weights_M = minibatch.weights_M[index].to(device)
+        if minibatch.gap is not None:
+            measured_M = minibatch.gap.weigh(index, logprobs_M.detach())
+            if self._old_is_current:
+                old_M, weights_M = logprobs_M.detach(), measured_M
+        keep_M = targets.keep[index].to(device)
+        if weights_M is not None:
+            keep_M = keep_M & (weights_M > 0)
+            weights_M = weights_M[keep_M]
+        chosen = index[keep_M.cpu()]
+        logprobs_M, entropy_M, old_M = logprobs_M[keep_M], entropy_M[keep_M], old_M[keep_M]
+        advantages_M = targets.advantages[chosen].to(device)
+        found = policy_loss(logprobs_M, old_M, advantages_M, entropy_M, self.config.loss, weights_M)
         loss = found.loss
-        if self.reference is not None and self.critic is None:
-            penalty = kl_loss(logprobs_M, targets.reference_logprobs[chosen].to(device))
-            loss = loss + self.config.loss.kl_coefficient * penalty
-        if loss.requires_grad:
-            (loss / policy_tokens).backward()
         sums = {
-            "sum/loss/policy": loss.item(),
             "sum/clip/low_frac": found.clipped_low,
             "sum/clip/high_frac": found.clipped_high,
             "sum/kl/step": found.approximate_kl,
             "sum/entropy/mean": found.entropy,
             "ratio/max": found.ratio_max,
-            "kept_tokens": float(keep.sum()),
+            "kept_tokens": float(len(chosen)),
         }
+        if self.reference is not None and self.critic is None:
+            penalty = kl_loss(logprobs_M, targets.reference_logprobs[chosen].to(device))
+            loss = loss + self.config.loss.kl_coefficient * penalty
+        if self.config.loss.likelihood_guard_coefficient:
+            lost = likelihood_guard(logprobs_M, old_M, advantages_M, minibatch.behaviour.turn_id_M[chosen].to(device))
+            loss = loss + self.config.loss.likelihood_guard_coefficient * lost
+            sums["sum/loss/likelihood_guard"] = lost.item()
+        sums["sum/loss/policy"] = loss.item()
+        if loss.requires_grad:
+            (loss / minibatch.policy_tokens).backward()
         if self.critic is not None:
             values_M = self.critic(rows)
             error = value_loss(
@@ -182,33 +229,37 @@ class Learner:
                 targets.returns[index].to(device),
                 self.config.loss.value_clip,
             )
-            (error / value_tokens).backward()
+            (error / minibatch.value_tokens).backward()
             sums["sum/loss/value"] = error.item()
         return sums
 
-    def step_optimizers(self, *, finite: bool) -> dict[str, float]:
-        """Clip and apply the accumulated gradients, unless a number is not finite, and clear them.
+    def step_optimizers(self, *, finite: bool, policy_tokens: float = 1.0) -> dict[str, float]:
+        """Clip and apply the accumulated gradients, if the guard admits them, and clear them.
+
+        Args:
+            finite: Whether the loss is a number on every rank.
+            policy_tokens: Tokens behind the policy's gradient on all ranks. With none of them the policy stays as
+                it is: momentum and weight decay would move it without a reason.
 
         Raises:
-            TrainingStopped: more than `max_skipped_steps` updates in a row had a non-finite loss or gradient.
+            TrainingStopped: more than `max_skipped_steps` updates in a row were not fit to be applied.
         """
         norms = {}
         for name, module in self.modules().items():
             limit = getattr(self.config, f"{name}_optimizer").max_grad_norm
             norms[name] = float(whole(torch.nn.utils.clip_grad_norm_(module.parameters(), limit)))
-        if finite and all(np.isfinite(norm) for norm in norms.values()):
-            for optimizer in self.optimizers.values():
+        finite = finite and all(np.isfinite(norm) for norm in norms.values())
+        is_empty = finite and not policy_tokens
+        admitted = is_empty or self.guard.admits(norms["policy"], finite=finite)
+        for name, optimizer in self.optimizers.items():
+            if admitted and not (is_empty and name == "policy"):
                 optimizer.step()
-            self.skipped_in_a_row = 0
-        else:
-            self.skipped_in_a_row += 1
-        for optimizer in self.optimizers.values():
             optimizer.zero_grad(set_to_none=True)
-        if self.skipped_in_a_row > self.config.max_skipped_steps:
-            raise TrainingStopped(
-                f"{self.skipped_in_a_row} updates in a row had a non-finite loss or gradient; lower the learning rate"
-            )
-        return {"sum_updates/grad_norm": norms["policy"], "skipped_updates": float(self.skipped_in_a_row > 0)}
+        return {
+            "sum_updates/grad_norm": norms["policy"],
+            "skipped_updates": float(not admitted),
+            "empty_updates": float(is_empty),
+        }
 
     def set_learning_rates(self, step: int) -> None:
         """Give every optimizer the rate of `step`."""

@@ -28,10 +28,12 @@ def policy_loss(
     advantages_M: torch.Tensor,
     entropy_M: torch.Tensor,
     config: LossConfig,
+    weights_M: torch.Tensor | None = None,
 ) -> PolicyLoss:
     """Return the clipped surrogate (1707.06347) with a second bound for negative advantages (1912.09729).
 
-    `ratio_max` is the raw ratio before any clipping.
+    `weights_M` (see correction.py) multiply the surrogate of each token. `ratio_max` is the raw ratio before any
+    clipping.
     """
     log_ratio_M = logprobs_M - old_logprobs_M
     ratio_M = log_ratio_M.exp()
@@ -39,6 +41,8 @@ def policy_loss(
     surrogate_M = torch.minimum(ratio_M * advantages_M, clipped_M * advantages_M)
     bounded_M = torch.maximum(surrogate_M, config.dual_clip * advantages_M)
     objective_M = torch.where(advantages_M < 0, bounded_M, surrogate_M)
+    if weights_M is not None:
+        objective_M = objective_M * weights_M
     loss = -(objective_M + config.entropy_coefficient * entropy_M).sum()
     with torch.no_grad():
         low = ((ratio_M < 1 - config.clip_low) & (advantages_M < 0)).sum().item()
@@ -60,3 +64,18 @@ def value_loss(
     clipped_M = old_values_M + (values_M - old_values_M).clamp(-clip, clip)
     errors_M = torch.maximum((values_M - returns_M).square(), (clipped_M - returns_M).square())
     return 0.5 * errors_M.sum()
+
+
+def likelihood_guard(
+    logprobs_M: torch.Tensor, old_logprobs_M: torch.Tensor, advantages_M: torch.Tensor, turn_M: torch.Tensor
+) -> torch.Tensor:
+    """Return the sum of the likelihood that good tokens lost, over turns that lost some as a whole.
+
+    LLDS (arXiv 2512.04220): max(0, old - new) on tokens whose advantage is not negative, in actions whose summed
+    log-probability fell. `turn_M` numbers the turns of all episodes, each number used once; whole turns only.
+    """
+    lost_M = old_logprobs_M - logprobs_M
+    _, turn_M = torch.unique(turn_M, return_inverse=True)
+    lost_by_turn = torch.zeros_like(lost_M).detach().index_add(0, turn_M, lost_M.detach())
+    guarded_M = (advantages_M >= 0) & (lost_by_turn > 0)[turn_M]
+    return torch.where(guarded_M, torch.relu(lost_M), 0.0).sum()

@@ -41,8 +41,8 @@ def run(
     Several ranks on one machine are started from here; on several machines each of them runs torchrun.
 
     Raises:
-        ConfigError: the algorithm needs groups and `episodes_per_question` is 1, or torchrun started another
-            number of ranks than configured.
+        ConfigError: the algorithm needs groups and `episodes_per_question` is 1, the likelihood guard needs
+            `minibatches` and there is one, or torchrun started another number of ranks than configured.
         QuestionError: there are no dev questions.
         SearchError: too many searches failed.
         TrainingStopped: one of the stability rules ended the training, or there was nothing to imitate.
@@ -123,6 +123,13 @@ def _check(config: TrainConfig) -> None:
             f"train.episodes_per_question = {config.episodes_per_question}",
             "2 or more",
             "set train.episodes_per_question, for example to 5",
+        )
+    if config.loss.likelihood_guard_coefficient and config.minibatches < 2:
+        raise ConfigError(
+            "train.loss.likelihood_guard_coefficient compares an update with those before it, but "
+            f"train.minibatches = {config.minibatches}",
+            "2 or more minibatches, or a coefficient of 0",
+            "set train.minibatches, for example to 4",
         )
 
 

@@ -17,15 +17,23 @@ from components.contracts.answer import exact_match
 from components.contracts.episode import Episode, StopReason
 from components.contracts.errors import SearchError, StoppedBySignal
 from components.contracts.question import Question
-from components.search.protocol import SearchClient
+from components.search.concurrent import ConcurrentSearch
 from components.tracking.tracker import Tracker
-from components.train.alarms import collapse_reason, observe_dev, observe_rollouts
+from components.train.alarms import (
+    check_mismatch,
+    collapse_reason,
+    observe_dev,
+    observe_mismatch,
+    observe_rollouts,
+    reset_alarms,
+)
 from components.train.checkpoint import Checkpoints, TrainState
 from components.train.config import TrainConfig
-from components.train.experience import Experience, advantages_and_returns, gather_experience
+from components.train.episode_health import health_metrics, search_metrics
+from components.train.experience import Experience, advantages_and_returns, gather_experience, group_metrics
 from components.train.learner import Learner, Targets
 from components.train.prompts import episode_seed, questions_of_step
-from components.train.ranks import in_turns, rank, world_size
+from components.train.ranks import in_turns, rank, sum_over_ranks, world_size
 from components.train.rewards import rewards
 from components.train.sharding import whole_parameters
 from components.train.stop import StopRequest
@@ -39,7 +47,7 @@ class Trainer:
     learner: Learner
     engine: TrainedEngine
     tokenizer: Tokenizer
-    client: SearchClient
+    client: ConcurrentSearch
     train_questions: dict[str, list[Question]]
     dev_questions: Sequence[Question]
     checkpoints: Checkpoints
@@ -52,21 +60,23 @@ class Trainer:
         """Train from `state` to the last step and leave the learner at the best checkpoint of the dev split.
 
         Raises:
-            TrainingStopped: too many non-finite updates.
-            SearchError: too many searches of a step failed.
+            TrainingStopped: too many updates were not fit to be applied, or engine and trainer are too far apart.
+            SearchError: too many searches of a step or of a dev evaluation failed.
             StoppedBySignal: a rank received SIGTERM.
         """
         if state.step == 0 and not state.em_curve:
             self._log_and_save(state, self._evaluate(state), save=True)
         while state.step < self.config.steps:
             # Judged before a step, not after one, so that a run killed in between does the same when it resumes.
-            if reason := collapse_reason(state):
+            check_mismatch(state, self.config.correction)
+            if reason := collapse_reason(state, self.config.dev):
                 if state.num_rollbacks == self.config.dev.max_rollbacks:
                     self._say(f"stopped at step {state.step}: {reason}, after {state.num_rollbacks} returns")
                     break
                 state = self._return_to_best(state, reason)
             started_s = time.monotonic()
             metrics = self.train_step(state)
+            state.update_guard = self.learner.guard.state_dict()
             state.step += 1
             last = state.step == self.config.steps
             evaluated = last or state.step % self.config.dev.every_steps == 0
@@ -77,13 +87,14 @@ class Trainer:
             self.checkpoints.poll()
             self.announce(state, metrics)
             self._heed_stop(state)
+        check_mismatch(state, self.config.correction)
         self.checkpoints.restore(f"step_{state.best_step:06d}", self.learner)
         self.publish_weights()
         return state
 
     def train_step(self, state: TrainState) -> dict[str, float]:
         """Make one step and return its metrics (docs/metrics.md)."""
-        clock = Clock()
+        clock, retries = Clock(), self.client.stats.retries
         questions, episodes = self.collect(state.step)
         self._heed_stop(state)
         clock.lap("rollout")
@@ -96,7 +107,11 @@ class Trainer:
         self.publish_weights()
         clock.lap("publish")
         observed = _rollout_metrics(episodes, outcomes, questions)
-        observe_rollouts(state, observed["valid_action_frac"], self.config.dev)
+        observed |= health_metrics(episodes, questions, self.config.loop)
+        observed |= search_metrics(episodes)
+        observed |= sum_over_ranks({"search/retries": float(self.client.stats.retries - retries)})
+        observe_rollouts(state, observed, self.config.dev)
+        observe_mismatch(state, learning["kl/rollout_vs_trainer"], self.config.correction)
         state.tokens += experience.num_tokens
         seconds = sum(clock.laps.values())
         throughput = {"perf/tokens_per_s": sum(len(e.token_ids) for e in episodes) / seconds}
@@ -133,16 +148,26 @@ class Trainer:
         metrics = {"value/mean": float(values_M.mean()), "advantage/abs_mean": float(np.abs(advantages_M).mean())}
         metrics["mask/frac_policy_tokens"] = experience.num_tokens / sum(len(s.token_ids) for s in experience.sequences)
         metrics["group/frac_kept_tokens"] = float(keep_M.mean())
+        if self.learner.critic is None:
+            metrics |= group_metrics(experience)
         if self.learner.reference is not None:
             metrics["kl/ref"] = float(kl_M.mean())
         return targets, metrics
 
     def evaluate_dev(self) -> tuple[float, dict[str, float]]:
-        """Return greedy EM on the dev questions, over all and by kind; the test sets are never seen here."""
+        """Return greedy EM on the dev questions, over all and by kind; the test sets are never seen here.
+
+        A question whose search failed is left out: it says nothing about the model.
+
+        Raises:
+            SearchError: the share of failed searches exceeds `max_search_failure_frac`.
+        """
         questions = list(self.dev_questions)[: self.config.dev.max_questions]
         tasks = [EpisodeTask(q.id, prompt_ids(q.question, self.config.loop, self.tokenizer), 0, 0.0) for q in questions]
         episodes = self._ask(tasks)
         self.engine.reset_cache()
+        usable = self._searched_well(episodes, "a dev evaluation")
+        questions, episodes = [questions[i] for i in usable], [episodes[i] for i in usable]
         hits = [exact_match(e.answer or "", q.golden_answers) for e, q in zip(episodes, questions, strict=True)]
         kinds = sorted({q.kind for q in questions})
         by_kind = {
@@ -172,12 +197,7 @@ class Trainer:
         Raises:
             SearchError: the share of failed searches exceeds `max_search_failure_frac`.
         """
-        usable = [i for i, e in enumerate(episodes) if e.stop_reason is not StopReason.SEARCH_FAILED]
-        num_searches = max(1, sum(episode.num_searches for episode in episodes))
-        failed = len(episodes) - len(usable)
-        if failed / num_searches > self.config.max_search_failure_frac or not usable:
-            example = next(e.searches[-1].error for e in episodes if e.stop_reason is StopReason.SEARCH_FAILED)
-            raise SearchError(f"{failed} of {num_searches} searches of a training step failed, for example: {example}")
+        usable = self._searched_well(episodes, "a training step")
         return gather_experience(
             [episodes[i] for i in usable],
             [questions[i] for i in usable],
@@ -202,12 +222,23 @@ class Trainer:
         self.checkpoints.finish()
         raise StoppedBySignal(f"stopped by SIGTERM after step {state.step}; the same command continues from there")
 
+    def _searched_well(self, episodes: Sequence[Episode], where: str) -> list[int]:
+        """Return the indices of the episodes without a failed search, unless too many searches failed."""
+        usable = [i for i, episode in enumerate(episodes) if episode.stop_reason is not StopReason.SEARCH_FAILED]
+        num_searches = max(1, sum(episode.num_searches for episode in episodes))
+        failed = len(episodes) - len(usable)
+        if failed / num_searches > self.config.max_search_failure_frac or not usable:
+            example = next(e.searches[-1].error for e in episodes if e.stop_reason is StopReason.SEARCH_FAILED)
+            raise SearchError(f"{failed} of {num_searches} searches of {where} failed, for example: {example}")
+        return usable
+
     def _return_to_best(self, state: TrainState, reason: str) -> TrainState:
         self.checkpoints.restore(f"step_{state.best_step:06d}", self.learner)
         state.num_rollbacks += 1
         state.rate_scale *= 0.5
         self.learner.rate_scale = state.rate_scale
-        state.drops_in_a_row = state.invalid_in_a_row = 0
+        state.update_guard = self.learner.guard.state_dict()
+        reset_alarms(state)
         self.publish_weights()
         self._say(f"collapse at step {state.step}: {reason}; back to the weights of step {state.best_step}")
         self.checkpoints.save(self.learner, state, self.metrics_file)

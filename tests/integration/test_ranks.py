@@ -18,18 +18,26 @@ from components.train.sharding import whole, whole_parameters
 from components.train.supervised import imitate
 from tests.unit.train.conftest import invented_experience, small_config, tiny_policy
 
-ALGORITHMS = ("ppo", "grpo", "sft")
+# Two thirds of the invented episodes leave the loss: their log-probabilities are far from those of the policy.
+DECOUPLED = {"mode": "decoupled", "sequence_low": 0.06, "sequence_high": 10.0, "veto_ratio": 0.001}
+SETTINGS = {
+    "ppo": {"minibatches": 2},
+    "grpo": {"minibatches": 2, "algorithm": "grpo"},
+    "sft": {"minibatches": 2, "algorithm": "sft"},
+    "decoupled": {"minibatches": 2, "algorithm": "grpo", "correction": DECOUPLED},
+    "decoupled, one update": {"minibatches": 1, "algorithm": "grpo", "correction": DECOUPLED},
+}
+ALGORITHMS = tuple(SETTINGS)
 FOLDERS = pytest.StashKey[dict[int, Path]]()
 EPISODES = 13
 """Not a multiple of any world size, and so few that four ranks have rows of nothing but padding."""
 
 
 def updated_weights(algorithm: str, parallel: ParallelConfig) -> dict[str, torch.Tensor]:
-    """Return weights, last gradient norm and loss after two steps of two minibatches."""
+    """Return weights and metrics after two steps."""
     torch.set_num_threads(1)
     config = small_config(
-        algorithm=algorithm,
-        minibatches=2,
+        **SETTINGS[algorithm],
         episodes_per_question=4,
         row_tokens=24,
         loss={"kl_coefficient": 0.05, "entropy_coefficient": 0.01},

@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
@@ -9,9 +10,15 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from components.contracts.episode import Action, Episode, SearchRecord, StopReason, Turn
 from components.contracts.question import Question
+from components.storage import open_storage
+from components.train.checkpoint import Checkpoints
 from components.train.config import TrainConfig
 from components.train.experience import Experience, gather_experience
 from components.train.learner import Learner
+from components.train.stop import StopRequest
+from components.train.supervised import SupervisedTrainer
+from components.train.trainer import Trainer
+from tests.unit.train.pupil import NUM_DEV, Client, LetterTokenizer, Log, Pupil, question
 
 VOCABULARY = 23
 
@@ -92,3 +99,31 @@ def make_config() -> Callable[..., TrainConfig]:
 @pytest.fixture
 def make_learner() -> Callable[..., Learner]:
     return lambda seed=0, **values: Learner(tiny_policy(seed), small_config(**values), pad_id=0)
+
+
+@pytest.fixture
+def make_trainer(tmp_path):
+    def make(dev_scores, client=None, valid=True, folder="work", **values):
+        base = {"questions_per_step": 6, "set_shares": {"nq": 1.0}, "steps": 6, "save_every_steps": 1}
+        base |= {"loop": {"max_searches": 1, "max_turn_tokens": 24, "max_context_tokens": 160}, "row_tokens": 160}
+        # The pupil's log-probabilities are not those of the policy.
+        base |= {"correction": {"max_mismatch_kl": 1e9}}
+        config = small_config(**base | values)
+        storage = open_storage(f"file://{tmp_path}/{folder}")
+        trainer_class = partial(SupervisedTrainer, storage=storage) if config.is_supervised else Trainer
+        return trainer_class(
+            config,
+            Learner(tiny_policy(0, vocabulary=128), config, pad_id=0),
+            Pupil(dev_scores, valid),
+            LetterTokenizer(),
+            client or Client(),
+            {"nq": [question("nq", 100 + i) for i in range(40)]},
+            [question("nq", i) for i in range(NUM_DEV)],
+            Checkpoints(storage),
+            Log(),
+            tmp_path / folder / "metrics.jsonl",
+            lambda state, metrics: None,
+            StopRequest(),
+        )
+
+    return make

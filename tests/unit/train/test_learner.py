@@ -192,10 +192,10 @@ def test_non_finite_update_is_skipped_counted_and_in_the_end_fatal(field, make_l
     before = weights(learner)
     for expected in (1, 2):
         assert learner.update(experience, broken, step=0)["skipped_updates"] == 1.0
-        assert learner.skipped_in_a_row == expected
+        assert learner.guard.skipped_in_a_row == expected
     assert torch.equal(weights(learner), before)
     assert learner.update(experience, targets, step=0)["skipped_updates"] == 0.0
-    assert learner.skipped_in_a_row == 0
+    assert learner.guard.skipped_in_a_row == 0
     assert torch.isfinite(weights(learner)).all()
     with pytest.raises(TrainingStopped, match="3 updates in a row"):
         for _ in range(3):

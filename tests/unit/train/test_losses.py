@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from components.train.config import LossConfig
-from components.train.losses import kl_loss, policy_loss, value_loss
+from components.train.losses import kl_loss, likelihood_guard, policy_loss, value_loss
 
 
 def slow_policy_loss(new, old, advantages, entropies, config):
@@ -128,3 +128,63 @@ def test_value_loss_equals_a_loop_over_tokens():
         expected += 0.5 * max((value - target) ** 2, (clipped - target) ** 2)
     found = value_loss(*(torch.tensor(column) for column in (values, old, returns)), 0.5)
     assert found.item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_importance_weights_multiply_the_surrogate_and_leave_the_entropy_bonus():
+    rng = random.Random(2)
+    new, old, advantages = ([rng.gauss(-1, 0.3) for _ in range(50)] for _ in range(3))
+    entropies, weights = ([rng.random() for _ in range(50)] for _ in range(2))
+    config = LossConfig(entropy_coefficient=0.1)
+    columns = [torch.tensor(column) for column in (new, old, advantages, entropies)]
+    expected = 0.0
+    for *token, weight in zip(new, old, advantages, entropies, weights, strict=True):
+        without_bonus, *_ = slow_policy_loss(*([x] for x in token), LossConfig())
+        expected += weight * without_bonus - 0.1 * token[3]
+    assert policy_loss(*columns, config, torch.tensor(weights)).loss.item() == pytest.approx(expected, rel=1e-4)
+    unweighted, ones = (policy_loss(*columns, config, w).loss.item() for w in (None, torch.ones(50)))
+    assert unweighted == ones
+
+
+def slow_likelihood_guard(new, old, advantages, turns):
+    """The loss and its gradient for each token, turn by turn."""
+    loss, gradient = 0.0, [0.0] * len(new)
+    for turn in set(turns):
+        tokens = [i for i, of in enumerate(turns) if of == turn]
+        if sum(new[i] for i in tokens) >= sum(old[i] for i in tokens):
+            continue
+        for i in tokens:
+            if advantages[i] >= 0 and old[i] > new[i]:
+                loss, gradient[i] = loss + old[i] - new[i], -1.0
+    return loss, gradient
+
+
+def test_likelihood_guard_equals_a_loop_over_turns():
+    rng = random.Random(3)
+    new, old, advantages = ([rng.gauss(-1, 1) for _ in range(120)] for _ in range(3))
+    turns = [rng.randrange(30) * 7 for _ in range(120)]
+    logprobs = torch.tensor(new, requires_grad=True)
+    found = likelihood_guard(logprobs, *(torch.tensor(x) for x in (old, advantages, turns)))
+    found.backward()
+    loss, gradient = slow_likelihood_guard(new, old, advantages, turns)
+    assert found.item() == pytest.approx(loss, rel=1e-5)
+    assert logprobs.grad.tolist() == gradient
+    assert 5 < -sum(gradient) < 60
+
+
+@pytest.mark.parametrize(
+    ("new", "old", "advantage", "loss"),
+    [
+        pytest.param([-2.0, -1.0], [-1.0, -1.0], 1.0, 1.0, id="good-turn-fell"),
+        pytest.param([-2.0, -1.0], [-1.0, -1.0], 0.0, 1.0, id="neutral-turn-fell"),
+        pytest.param([-2.0, -1.0], [-1.0, -1.0], -1.0, 0.0, id="bad-turn-may-fall"),
+        pytest.param([-2.0, -0.5], [-1.0, -2.0], 1.0, 0.0, id="one-token-fell-but-the-turn-rose"),
+        pytest.param([-2.0, -0.5], [-1.0, -1.0], 1.0, 1.0, id="the-turn-fell-though-one-token-rose"),
+        pytest.param([-1.0, -1.0], [-1.0, -1.0], 1.0, 0.0, id="unchanged"),
+    ],
+)
+def test_likelihood_guard_of_one_turn(new, old, advantage, loss):
+    new, old = torch.tensor(new, requires_grad=True), torch.tensor(old)
+    found = likelihood_guard(new, old, torch.full((2,), advantage), torch.zeros(2).long())
+    found.backward()
+    assert found.item() == pytest.approx(loss)
+    assert bool(new.grad.any()) == bool(loss)

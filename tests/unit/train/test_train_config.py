@@ -16,6 +16,12 @@ def test_groups_of_one_are_refused_with_the_remedy(algorithm):
     assert "train.episodes_per_question" in str(raised.value)
 
 
+def test_likelihood_guard_without_anything_to_compare_is_refused_with_the_remedy():
+    config = TrainConfig.parse({"loss": {"likelihood_guard_coefficient": 0.2}, "minibatches": 1})
+    with pytest.raises(ConfigError, match=r"likelihood_guard_coefficient compares .* train.minibatches = 1"):
+        run(config, None, None, None, None)
+
+
 @pytest.mark.parametrize(
     ("values", "says"),
     [
@@ -30,6 +36,10 @@ def test_groups_of_one_are_refused_with_the_remedy(algorithm):
         pytest.param({"loss": {"clip_low": 1.5}}, "train.loss.clip_low = 1.5", id="clip-out-of-bounds"),
         pytest.param({"loss": {"mask": True}}, "Unknown key 'train.loss.mask'", id="unknown-key-of-the-loss"),
         pytest.param({"loop": {"top_p": 0.9}}, "Unknown key 'train.loop.top_p'", id="truncated-sampling"),
+        pytest.param({"correction": {"mode": "tis"}}, "train.correction.mode = 'tis'", id="unknown-correction"),
+        pytest.param({"correction": {"token_cap": 0.5}}, "train.correction.token_cap = 0.5", id="cap-below-one"),
+        pytest.param({"correction": {"sequence_low": 1.1}}, "sequence_low = 1.1", id="interval-without-one"),
+        pytest.param({"max_grad_norm_jump": 1.0}, "train.max_grad_norm_jump = 1.0", id="every-update-a-jump"),
         pytest.param({"reward": {"outcome": "bleu"}}, "train.reward.outcome = 'bleu'", id="unknown-reward"),
     ],
 )

@@ -2,146 +2,14 @@
 
 import re
 from concurrent.futures import Future
-from functools import partial
 from pathlib import Path
-from typing import ClassVar
 
 import pytest
 import torch
 
-from components.agent.engines.protocol import TurnOutput
 from components.contracts.errors import QuestionError, SearchError, TrainingStopped
-from components.contracts.passage import Passage, ScoredPassage
-from components.contracts.question import Question
-from components.storage import open_storage
-from components.train.checkpoint import Checkpoints, TrainState
-from components.train.learner import Learner
-from components.train.stop import StopRequest
-from components.train.supervised import SupervisedTrainer
-from components.train.trainer import Trainer
-
-NUM_DEV = 10
-
-
-class LetterTokenizer:
-    """One token per character of ASCII."""
-
-    chat_template = None
-    added_tokens_decoder: ClassVar[dict] = {}
-
-    def encode(self, text, *, add_special_tokens):
-        return [ord(character) for character in text]
-
-    def decode(self, token_ids):
-        return "".join(map(chr, token_ids))
-
-
-class Pupil:
-    """Searches once, then answers: dev questions right as often as `dev_scores` says, others by the seed's parity."""
-
-    def __init__(self, dev_scores: list[float], valid: bool = True) -> None:
-        self.dev_scores, self.valid = dev_scores, valid
-        self.waiting, self.requests, self.resets, self.published = [], [], 0, []
-
-    def add_request(self, request) -> None:
-        self.waiting.append(request)
-        self.requests.append(request)
-
-    def step(self):
-        request = self.waiting.pop(0)
-        context = "".join(map(chr, request.token_ids))
-        asked = int(re.search(r"Question: (\d+)\?", context).group(1))
-        ids = [ord(character) for character in self._line(request, asked, "<information>" in context)]
-        return [TurnOutput(request.sequence_id, ids, [-4.0] * len(ids), "stop")]
-
-    def _line(self, request, asked, has_searched) -> str:
-        if request.temperature and not self.valid:
-            return "neither"
-        if not has_searched:
-            return f"<search>{asked}</search>"
-        right = request.seed % 2 if request.temperature else asked < self.dev_scores[0] * NUM_DEV
-        if not request.temperature and asked == NUM_DEV - 1 and len(self.dev_scores) > 1:
-            self.dev_scores = self.dev_scores[1:]
-        return f"<answer>{'yes' if right else 'no'}</answer>"
-
-    def has_unfinished(self) -> bool:
-        return bool(self.waiting)
-
-    def release(self, sequence_id) -> None:
-        pass
-
-    def reset_cache(self) -> None:
-        self.resets += 1
-
-    def publish(self, named_tensors) -> None:
-        self.published.append(torch.cat([tensor.flatten() for _, tensor in named_tensors]))
-        self.resets += 1
-
-
-class Client:
-    """Finds something; the first `failing` queries of every step of training fail."""
-
-    def __init__(self, failing: int = 0) -> None:
-        self.failing, self.queries = failing, []
-
-    def submit(self, query) -> Future:
-        self.queries.append(query)
-        future = Future()
-        if int(query) >= 100 and self.failing:
-            self.failing -= 1
-            future.set_exception(SearchError("the engine is down"))
-        else:
-            future.set_result([ScoredPassage(Passage("0", "x"), 1.0)])
-        return future
-
-
-class Log:
-    """Keeps what a tracker was told."""
-
-    def __init__(self) -> None:
-        self.lines = []
-
-    def log(self, step, metrics) -> None:
-        self.lines.append((step, metrics))
-
-
-def question(name: str, number: int) -> Question:
-    return Question(
-        id=f"{name}:{number}", set_name=name, question=f"{number}", golden_answers=("yes",), metadata={"kind": "k"}
-    )
-
-
-@pytest.fixture
-def make_trainer(tmp_path, make_config, make_policy):
-    def make(dev_scores, client=None, valid=True, folder="work", **values):
-        base = {"questions_per_step": 6, "set_shares": {"nq": 1.0}, "steps": 6, "save_every_steps": 1}
-        base |= {"loop": {"max_searches": 1, "max_turn_tokens": 24, "max_context_tokens": 160}, "row_tokens": 160}
-        config = make_config(**base | values)
-        storage = open_storage(f"file://{tmp_path}/{folder}")
-        trainer_class = partial(SupervisedTrainer, storage=storage) if config.is_supervised else Trainer
-        return trainer_class(
-            config,
-            Learner(make_policy(0, vocabulary=128), config, pad_id=0),
-            Pupil(dev_scores, valid),
-            LetterTokenizer(),
-            client or Client(),
-            {"nq": [question("nq", 100 + i) for i in range(40)]},
-            [question("nq", i) for i in range(NUM_DEV)],
-            Checkpoints(storage),
-            Log(),
-            tmp_path / folder / "metrics.jsonl",
-            lambda state, metrics: None,
-            StopRequest(),
-        )
-
-    return make
-
-
-def weights(module) -> torch.Tensor:
-    return torch.cat([parameter.detach().flatten() for parameter in module.parameters()])
-
-
-EVERY_STEP = {"every_steps": 1, "max_rollbacks": 2}
+from components.train.checkpoint import TrainState
+from tests.unit.train.pupil import EVERY_STEP, Client, kill_after, weights
 
 
 def test_run_logs_every_step_once_and_ends_with_the_best_weights(make_trainer):
@@ -200,14 +68,6 @@ def test_collapse_that_a_kill_kept_from_being_acted_on_is_acted_on_first(make_tr
     for trainer in (whole, resumed):
         trainer.checkpoints.restore("step_000004", trainer.learner)
     assert torch.equal(weights(whole.learner.policy), weights(resumed.learner.policy))
-
-
-def kill_after(step):
-    def announce(state, metrics):
-        if state.step == step:
-            raise KeyboardInterrupt
-
-    return announce
 
 
 def test_rare_valid_actions_return_to_the_best_weights(make_trainer):
@@ -283,6 +143,9 @@ def test_other_algorithms_train_in_groups(make_trainer, settings):
     assert trainer.tracker.lines[1][1]["group/frac_kept_tokens"] > 0
 
 
+GUARDED = {"loss": {"likelihood_guard_coefficient": 0.2}, "minibatches": 2}
+
+
 def documented() -> list[str]:
     """Patterns of the metrics in docs/metrics.md."""
     text = (Path(__file__).parents[3] / "docs" / "metrics.md").read_text()
@@ -296,6 +159,8 @@ def test_every_metric_is_documented_and_every_documented_one_is_logged(make_trai
     trainers = [
         make_trainer([0.5], steps=1),
         make_trainer([0.5], steps=1, folder="kept", algorithm="rejection_sampling"),
+        make_trainer([0.5], steps=1, folder="groups", algorithm="grpo", episodes_per_question=2, **GUARDED),
+        make_trainer([0.5], steps=1, folder="void", valid=False),
     ]
     for trainer in trainers:
         trainer.run(TrainState())
