@@ -68,6 +68,8 @@ def _parser() -> argparse.ArgumentParser:
     lineage.add_argument("what", help="run id, 'latest', or the path of a manifest.json")
     lineage.add_argument("--runs-dir", type=Path, default=Path("runs"), help="folder of results (%(default)s)")
 
+    _add_evaluate(commands)
+
     inspect = commands.add_parser("inspect-data", help="measure a corpus and its questions before training on them")
     inspect.set_defaults(command=_inspect_data)
     inspect.add_argument("--questions", required=True, metavar="URI", help="folder of question files")
@@ -77,6 +79,28 @@ def _parser() -> argparse.ArgumentParser:
         "--output", type=Path, default=Path("runs/inspect-data"), help="folder of the page and the JSON (%(default)s)"
     )
     return parser
+
+
+def _add_evaluate(commands: Any) -> None:
+    evaluate = commands.add_parser(
+        "evaluate",
+        help="score a model and the baselines on every question set",
+        description="Finished answers are kept: the same command again asks only what is missing.",
+    )
+    evaluate.set_defaults(command=_evaluate)
+    models = "run id, latest, manifest.json of a checkpoint, models:/name@alias, Hugging Face folder or hf://owner/name"
+    evaluate.add_argument("--model", default="latest", help=f"{models} (%(default)s)")
+    evaluate.add_argument("--methods", default="all", metavar="A,B,C", help="rows of the table (%(default)s possible)")
+    evaluate.add_argument("--questions", default="", metavar="URI", help="folder of question files instead of its own")
+    evaluate.add_argument("--corpus", default="", metavar="URI", help="corpus to search instead of its own")
+    evaluate.add_argument("--index", default="", metavar="FILE", help="manifest.json of an index to search instead")
+    evaluate.add_argument("--base-model", default="", metavar="MODEL", help="untrained model of the other rows")
+    evaluate.add_argument("--max-questions-per-set", type=int, metavar="N", help="cut larger sets, always alike")
+    evaluate.add_argument("--ranks", type=int, metavar="N", help="processes that share the questions")
+    evaluate.add_argument("--preset", default="", help="settings (those of the model's run, else small-world)")
+    evaluate.add_argument("--set", action="append", default=[], metavar="STEP.KEY=VALUE", help="override one setting")
+    evaluate.add_argument("--output", type=Path, help="folder of the results (below the folder of runs)")
+    evaluate.add_argument("--runs-dir", type=Path, default=Path("runs"), help="folder of runs and data (%(default)s)")
 
 
 def _run(given: argparse.Namespace) -> None:
@@ -210,6 +234,32 @@ def _lineage(given: argparse.Namespace) -> None:
         links = json.loads(open_storage(root).get_bytes(f"{given.what}/summary.json"))["lineage"]
         manifest = Manifest.from_json(open_storage(links["registration"]["uri"]).get_bytes("manifest.json").decode())
     print(render_lineage(lineage(manifest, root)))
+
+
+def _evaluate(given: argparse.Namespace) -> None:
+    from components.base_model.main import step as base_model
+    from components.corpus.main import step as corpus
+    from components.evaluate.main import OUTPUTS, Request, evaluate_request
+    from components.evaluate.main import step as evaluate
+    from components.index.main import step as index
+    from components.questions.main import step as questions
+    from components.resolve.main import resolve
+    from pipeline.result_view import score_table
+
+    os.environ.setdefault("SEARCHR1_GIT_COMMIT", _git_commit())
+    limits = {"max_questions_per_set": given.max_questions_per_set, "ranks": given.ranks}
+    overrides = [f"evaluate.{name}={value}" for name, value in limits.items() if value is not None]
+    names = ("model", "methods", "questions", "corpus", "index", "base_model", "preset", "output", "runs_dir")
+    request = Request(**{name: getattr(given, name) for name in names}, overrides=(*overrides, *given.set))
+    steps = {step.name: step for step in (base_model, corpus, index, questions, evaluate)}
+    try:
+        folder = evaluate_request(request, steps, resolve)
+    except KeyboardInterrupt:
+        print("\nStopped. Finished answers are kept: the same command goes on from there.", file=sys.stderr)
+        raise SystemExit(130) from None
+    scores = json.loads((folder / OUTPUTS.scores).read_text(encoding="utf-8"))
+    print(f"\n{score_table(scores['em'], scores['average'])}\n")
+    print(f"Predictions  {folder / OUTPUTS.predictions}\nReport       {folder / OUTPUTS.report}", flush=True)
 
 
 def _inspect_data(given: argparse.Namespace) -> None:

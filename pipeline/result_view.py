@@ -8,14 +8,20 @@ from pipeline.log_view import TaskRecord
 MEAN = "mean"
 
 
-def score_table(em: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
-    """Return exact match as an aligned table, methods down, question sets across, their plain mean last."""
+def score_table(
+    em: Mapping[str, Mapping[str, Mapping[str, Any]]], average: Mapping[str, Mapping[str, Any]] | None = None
+) -> str:
+    """Return exact match as an aligned table, methods down, question sets across, their plain mean last.
+
+    With `average` (method -> macro average) the 95 % interval of the mean follows.
+    """
     sets = list(dict.fromkeys(name for rows in em.values() for name in rows))
-    table = [["exact match", *sets, MEAN]]
+    table = [["exact match", *sets, MEAN, *(["95 % of mean"] if average else [])]]
     for method, rows in em.items():
         scores = [rows[name]["em"] for name in sets if name in rows]
         cells = [_fraction(rows[name]["em"]) if name in rows else "-" for name in sets]
-        table.append([method, *cells, _fraction(sum(scores) / len(scores)) if scores else "-"])
+        interval = ["-".join(map(_fraction, average[method]["ci95"]))] if average else []
+        table.append([method, *cells, _fraction(sum(scores) / len(scores)) if scores else "-", *interval])
     return _aligned(table)
 
 

@@ -1,7 +1,6 @@
-"""Lets one method answer every question: in batches that bound memory, with progress, until searches fail too often."""
+"""Lets a method answer questions in one rollout, until searches fail too often."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
 from components.agent.config import LoopConfig
 from components.contracts.episode import Episode, StopReason
@@ -16,21 +15,7 @@ from components.evaluate.baselines.rag import answer_after_retrieval
 from components.evaluate.baselines.react import answer_by_acting
 from components.evaluate.baselines.search_o1 import answer_by_searching_and_reading
 from components.evaluate.config import Budgets, Method
-from components.evaluate.predictions import Prediction, score_episode
-from components.evaluate.progress import QuestionProgress
-from components.evaluate.sample import choose_rows
-from components.evaluate.views import episode_view
-from components.report.episodes import EpisodeView
 from components.search.protocol import SearchClient
-
-
-@dataclass
-class MethodResult:
-    """What a method left behind: a row per question, in order, and some episodes to show."""
-
-    rows: list[Prediction]
-    wall_s: float
-    views: list[EpisodeView] = field(default_factory=list)
 
 
 class FailureLimit:
@@ -57,50 +42,7 @@ class FailureLimit:
             )
 
 
-def answer_all(
-    method: Method,
-    questions: Sequence[Question],
-    model: OpenModel,
-    loop: LoopConfig,
-    client: SearchClient,
-    *,
-    max_search_failure_frac: float,
-    budgets: Budgets,
-    num_views: int = 0,
-    seed: int = 0,
-    batch_size: int = 4096,
-) -> MethodResult:
-    """Return the scored answers of `method`, with up to `num_views` episodes chosen by `seed`.
-
-    `batch_size` questions are asked in one rollout: enough to keep every slot busy, few enough to hold
-    their tokens in memory.
-
-    Raises:
-        SearchError: too many questions lost a search.
-        ConfigError: a question does not fit the context.
-    """
-    limit = FailureLimit(method, len(questions), max_search_failure_frac)
-    progress = QuestionProgress(f"evaluate {method}", len(questions))
-
-    def on_finished(episode: Episode) -> None:
-        limit.check(episode)
-        progress.advance()
-
-    rows: list[Prediction] = []
-    candidates: dict[str, EpisodeView] = {}
-    for start in range(0, len(questions), batch_size):
-        batch = questions[start : start + batch_size]
-        episodes = _answer(method, batch, model, loop, client, on_finished, budgets)
-        scored = [score_episode(method, question, episode) for question, episode in zip(batch, episodes, strict=True)]
-        by_id = dict(zip((row.question_id for row in scored), episodes, strict=True))
-        for row in choose_rows(scored, num_views, seed):
-            candidates[row.question_id] = episode_view(row, by_id[row.question_id], model.tokenizer)
-        rows += scored
-    shown = choose_rows([row for row in rows if row.question_id in candidates], num_views, seed)
-    return MethodResult(rows, progress.close(), [candidates[row.question_id] for row in shown])
-
-
-def _answer(
+def answer(
     method: Method,
     questions: Sequence[Question],
     model: OpenModel,
@@ -109,6 +51,11 @@ def _answer(
     on_finished: OnFinished,
     budgets: Budgets,
 ) -> list[Episode]:
+    """Return one episode per question, in order; `on_finished` sees each as it ends.
+
+    Raises:
+        ConfigError: a question does not fit the context.
+    """
     match method:
         case "search_r1" | "base" | "rejection_sampling":
             return answer_in_loop(questions, model, loop, client, on_finished)

@@ -1,9 +1,10 @@
-"""Settings of the evaluate step; how a model searches is not among them: the checkpoint brings its loop."""
+"""Settings of the evaluate step; a checkpoint brings the loop it searches in."""
 
 from typing import Literal, Self
 
 from pydantic import Field, PositiveInt, model_validator
 
+from components.agent.config import LoopConfig
 from components.contracts.config import StepConfig
 
 Method = Literal[
@@ -76,6 +77,17 @@ class Budgets(StepConfig):
     """Search with reasoning in documents."""
 
 
+FOREIGN_LOOP = LoopConfig(
+    template="search-r1",
+    max_searches=4,
+    top_k=3,
+    max_turn_tokens=500,
+    max_observation_tokens=500,
+    max_context_tokens=4096,
+)
+"""The limits of the Search-R1 paper's own evaluation."""
+
+
 class EvaluateConfig(StepConfig):
     """What is compared, on how many questions, and how sure the numbers are made."""
 
@@ -89,12 +101,19 @@ class EvaluateConfig(StepConfig):
     """Steps and tokens of the prompted methods."""
     max_questions_per_set: PositiveInt = 100_000
     """Larger sets are cut to this many questions, always the same ones."""
+    loop: LoopConfig = FOREIGN_LOOP
+    """How a model searches that was not trained here; a checkpoint of ours brings the loop it was trained in."""
+    questions_per_chunk: int = Field(default=512, ge=1, le=1_000_000)
+    """Questions asked in one rollout, at most: enough to keep every slot busy, few enough to hold in memory."""
+    ranks: int = Field(default=1, ge=1, le=256)
+    """Processes of this machine that share the questions, each with a GPU of its own where there are some.
+    Under `torchrun` its ranks share them instead. Answers do not depend on it."""
     num_slots: int = Field(default=128, ge=1, le=4096)
     """Episodes a model works on at the same time."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the models run; `auto` takes a GPU when there is one."""
     threads: int = Field(default=2, ge=1)
-    """CPU threads of torch."""
+    """CPU threads of torch, in each rank."""
     bootstrap_resamples: int = Field(default=2000, ge=100, le=100_000)
     """Resamples behind every interval."""
     seed: int = Field(default=0, ge=0, le=2**31 - 1)

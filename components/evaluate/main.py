@@ -2,35 +2,30 @@
 
 import json
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from pathlib import Path
 from typing import get_args
 
 from components.agent.config import LoopConfig
-from components.contracts.errors import ManifestError
+from components.contracts.errors import ConfigError, ManifestError
 from components.contracts.manifest import Manifest
-from components.contracts.question import Question
 from components.contracts.step import Step, StepContext, StepResult
-from components.evaluate.answering import MethodResult, answer_all
-from components.evaluate.baselines.model import OpenModel
 from components.evaluate.card import card, headline_metrics
-from components.evaluate.config import EvaluateConfig, Method
+from components.evaluate.chunks import launched_rank
+from components.evaluate.config import FOREIGN_LOOP, EvaluateConfig, Method
 from components.evaluate.evaluation_page import Evaluation, evaluation_page
+from components.evaluate.gathering import MethodResult, gather
+from components.evaluate.job import Job
 from components.evaluate.methods import METHODS, ModelInput
-from components.evaluate.models import open_model
 from components.evaluate.origins import origins
-from components.evaluate.predictions import write_predictions
-from components.evaluate.question_sets import read_question_sets
+from components.evaluate.ranks import answer_job
+from components.evaluate.request import Request, evaluate_request
 from components.evaluate.scores import compare, score_average, score_sets, scores_json
-from components.search.concurrent import ConcurrentSearch
-from components.search.open import open_searcher
-from components.search.protocol import Searcher
 from components.storage import fetch, publish
 from components.tracking import METRICS_NAME, open_tracker, read_metrics
 
-ModelOpener = Callable[[ModelInput, LoopConfig], OpenModel]
+__all__ = ["OUTPUTS", "Request", "evaluate_request", "run", "step"]
 
 
 @dataclass(frozen=True)
@@ -38,6 +33,7 @@ class Outputs:
     """Names of the files of an evaluation."""
 
     predictions: str = "predictions.parquet"
+    latencies: str = "latencies.parquet"
     scores: str = "scores.json"
     report: str = "report.html"
     episodes: str = "episodes.json"
@@ -57,33 +53,42 @@ def run(
 ) -> StepResult:
     """Answer every test question with every method and return the published evaluation.
 
-    `baselines` are the checkpoints of the trained baselines under the names in `ModelInput`; those whose
-    methods are not asked for may be missing.
+    Finished answers stay in the work prefix: after a kill, and in a later evaluation of the same model, only what is
+    missing is asked. `checkpoint` is a checkpoint of ours, or any model (a manifest of the base_model step), which is
+    then asked in `config.loop`. `baselines` are the checkpoints of the trained baselines under the names in
+    `ModelInput`; those whose methods are not asked for may be missing.
 
     Raises:
         ManifestError: an input is damaged, missing or unknown, or a checkpoint does not say how it was trained.
+        ConfigError: `loop` is set and the checkpoint brings its own, or a question does not fit the context.
         QuestionError: there are no test questions, or one is malformed.
         SearchError: the search engine does not start, or too many questions lost a search.
+        RankFailed: one of `config.ranks` processes was killed.
         StorageError: the storage refuses.
         TrackingError: a tracking server is configured and cannot be reached.
+        SystemExit: this process is not the first rank of a launcher; its share is answered.
     """
     models = _models(config, {"checkpoint": checkpoint, "base_model": base_model, **baselines})
     inputs = models | {"index": index, "questions": questions}
     # The base model answers in the loop its successor was trained in.
-    loops = {name: _loop_of(checkpoint if name == "base_model" else made) for name, made in models.items()}
-    question_sets = read_question_sets(fetch(questions), config.max_questions_per_set)
+    loops = {name: _loop_of(checkpoint if name == "base_model" else made, config) for name, made in models.items()}
+    job = Job(config, models, loops, index, questions, context.storage_root, context.code_sha256)
+    asked = job.read_questions()
     tags = {"pipeline.step": "evaluate"} | {f"{name}.digest": made.digest for name, made in inputs.items()}
-
-    def opener(name: ModelInput, loop: LoopConfig) -> OpenModel:
-        return open_model(fetch(models[name]) / "model", loop.max_context_tokens, config)
-
+    if launched_rank().number:
+        # The first rank tracks, gathers and publishes.
+        answer_job(job, asked)
+        raise SystemExit(0)
     with tempfile.TemporaryDirectory(prefix="evaluate-") as scratch:
         folder = Path(scratch) / "evaluation"
+        folder.mkdir()
         with open_tracker("evaluate", Path(scratch) / "tracking", tags, config.model_dump(mode="json")) as tracker:
-            results = answer_methods(config, question_sets, opener, loops, open_searcher(index))
-            evaluation = assess(config, results, checkpoint, questions, origins(inputs, context.storage_root))
+            answer_job(job, asked)
+            files = folder / OUTPUTS.predictions, folder / OUTPUTS.latencies
+            results = gather(job, asked, *files, Path(scratch) / "kept")
+            evaluation = assess(job, results, origins(inputs, context.storage_root))
             html, headline = evaluation_page(evaluation), headline_metrics(evaluation)
-            write_outputs(folder, results, evaluation, html)
+            write_outputs(folder, evaluation, html)
             tracker.log(evaluation.chosen_step or 0, headline)
             tracker.log_artifact(folder / OUTPUTS.report, "report")
             manifest = publish(
@@ -99,60 +104,22 @@ def run(
     return StepResult(manifest, card(evaluation, inputs), headline, html)
 
 
-def answer_methods(
-    config: EvaluateConfig,
-    question_sets: Mapping[str, Sequence[Question]],
-    open_model_of: ModelOpener,
-    loops: Mapping[ModelInput, LoopConfig],
-    searcher: Searcher,
-) -> dict[Method, MethodResult]:
-    """Return method -> its answers to all questions, set by set, in the order of `config.methods`.
-
-    Methods that share weights run one after the other, so that one model at a time is in memory.
-    """
-    asked = [question for questions in question_sets.values() for question in questions]
-    results: dict[Method, MethodResult] = {}
-    by_weights = sorted(config.methods, key=lambda method: list(loops).index(METHODS[method].model))
-    with ConcurrentSearch(searcher, loops["checkpoint"].top_k) as client:
-        for model_name, methods in groupby(by_weights, key=lambda method: METHODS[method].model):
-            model = open_model_of(model_name, loops[model_name])
-            for method in methods:
-                results[method] = answer_all(
-                    method,
-                    asked,
-                    model,
-                    loops[model_name],
-                    client,
-                    max_search_failure_frac=config.max_search_failure_frac,
-                    budgets=config.budgets,
-                    num_views=config.num_report_episodes if method == "search_r1" else 0,
-                    seed=config.seed,
-                )
-            del model
-    return {method: results[method] for method in config.methods}
-
-
-def assess(
-    config: EvaluateConfig,
-    results: Mapping[Method, MethodResult],
-    checkpoint: Manifest,
-    questions: Manifest,
-    lineage: Sequence[tuple[str, Manifest]],
-) -> Evaluation:
-    """Return the numbers and everything else the page shows, the training curves of `checkpoint` included."""
-    seed, resamples = config.seed, config.bootstrap_resamples
+def assess(job: Job, results: Mapping[Method, MethodResult], lineage: Sequence[tuple[str, Manifest]]) -> Evaluation:
+    """Return the numbers and everything else the page shows, the training curves of the checkpoint included."""
+    seed, resamples = job.config.seed, job.config.bootstrap_resamples
+    checkpoint = job.models["checkpoint"]
     ours = results["search_r1"]
     return Evaluation(
-        scores={method: score_sets(result.rows, seed, resamples) for method, result in results.items()},
-        averages={method: score_average(result.rows, seed, resamples) for method, result in results.items()},
+        scores={method: score_sets(result.outcomes, seed, resamples) for method, result in results.items()},
+        averages={method: score_average(result.outcomes, seed, resamples) for method, result in results.items()},
         differences={
-            method: compare(ours.rows, result.rows, seed, resamples)
+            method: compare(ours.outcomes, result.outcomes, seed, resamples)
             for method, result in results.items()
             if method != "search_r1"
         },
         wall_s={method: result.wall_s for method, result in results.items()},
-        in_domain=frozenset(questions.metadata.get("train_sets", ())),
-        max_searches=_loop_of(checkpoint).max_searches,
+        in_domain=frozenset(job.questions.metadata.get("train_sets", ())),
+        max_searches=job.loops["checkpoint"].max_searches,
         episodes=ours.views,
         training_metrics=read_metrics(fetch(checkpoint) / METRICS_NAME),
         chosen_step=checkpoint.metadata.get("best_step"),
@@ -160,10 +127,8 @@ def assess(
     )
 
 
-def write_outputs(folder: Path, results: Mapping[Method, MethodResult], evaluation: Evaluation, html: str) -> None:
-    """Write the four files of an evaluation into `folder`."""
-    folder.mkdir(parents=True)
-    write_predictions([row for result in results.values() for row in result.rows], folder / OUTPUTS.predictions)
+def write_outputs(folder: Path, evaluation: Evaluation, html: str) -> None:
+    """Write the scores, the episodes shown and the report into `folder`."""
     scores = scores_json(evaluation.scores, evaluation.averages, evaluation.differences, evaluation.wall_s)
     (folder / OUTPUTS.scores).write_text(json.dumps(scores, indent=1), encoding="utf-8")
     views = [view.model_dump(mode="json") for view in evaluation.episodes]
@@ -183,12 +148,18 @@ def _models(config: EvaluateConfig, given: dict[str, Manifest]) -> dict[ModelInp
     return {name: given[name] for name in get_args(ModelInput) if name in given}
 
 
-def _loop_of(checkpoint: Manifest) -> LoopConfig:
-    if "loop" not in checkpoint.metadata:
-        raise ManifestError(
-            f"The checkpoint at {checkpoint.uri} does not say which loop it was trained in", "metadata.loop"
+def _loop_of(model: Manifest, config: EvaluateConfig) -> LoopConfig:
+    if model.kind != "checkpoint":
+        return config.loop
+    if "loop" not in model.metadata:
+        raise ManifestError(f"The checkpoint at {model.uri} does not say which loop it was trained in", "metadata.loop")
+    if config.loop != FOREIGN_LOOP:
+        raise ConfigError(
+            f"evaluate.loop is set, but the checkpoint at {model.uri} was trained in a loop and brings it",
+            "evaluate.loop for models that were not trained here",
+            "leave evaluate.loop out",
         )
-    return LoopConfig.parse(checkpoint.metadata["loop"], where="checkpoint.loop")
+    return LoopConfig.parse(model.metadata["loop"], where="checkpoint.loop")
 
 
 step = Step("evaluate", EvaluateConfig, run)

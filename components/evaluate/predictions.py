@@ -1,8 +1,12 @@
-"""One row per method and question: what was answered and how it scores; the Parquet file of the step."""
+"""One row per method and question: what was answered and how it scores; the Parquet file of the step.
+
+Nothing in it depends on time: two evaluations of one model write the same bytes.
+"""
 
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
+from typing import Self
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -11,7 +15,7 @@ from components.contracts.answer import exact_match, f1
 from components.contracts.episode import Episode, StopReason
 from components.contracts.question import Question
 
-_SCHEMA = pa.schema(
+SCHEMA = pa.schema(
     [
         ("method", pa.string()),
         ("set_name", pa.string()),
@@ -24,7 +28,6 @@ _SCHEMA = pa.schema(
         ("num_searches", pa.int32()),
         ("valid_action_frac", pa.float64()),
         ("finished", pa.bool_()),
-        ("latency_s", pa.float64()),
         ("num_model_tokens", pa.int32()),
         ("stop_reason", pa.string()),
         ("search_error", pa.string()),
@@ -48,7 +51,6 @@ class Prediction:
     num_searches: int
     valid_action_frac: float
     finished: bool
-    latency_s: float
     num_model_tokens: int
     stop_reason: str
     search_error: str
@@ -72,24 +74,50 @@ def score_episode(method: str, question: Question, episode: Episode) -> Predicti
         num_searches=episode.num_searches,
         valid_action_frac=episode.valid_action_frac,
         finished=is_finished,
-        latency_s=episode.wall_s,
         num_model_tokens=episode.num_model_tokens,
         stop_reason=episode.stop_reason.value,
         search_error=errors[0] if errors else "",
     )
 
 
-def write_predictions(predictions: Sequence[Prediction], path: Path) -> None:
-    """Write `predictions` in their order; equal rows give equal bytes."""
+def predictions_table(predictions: Sequence[Prediction]) -> pa.Table:
+    """Return `predictions` in their order as a table of `SCHEMA`."""
     names = [field.name for field in fields(Prediction)]
     columns = zip(*map(_row, predictions), strict=True) if predictions else [()] * len(names)
-    table = pa.table({name: list(column) for name, column in zip(names, columns, strict=True)}, schema=_SCHEMA)
-    pq.write_table(table, path, compression="zstd")
+    return pa.table({name: list(column) for name, column in zip(names, columns, strict=True)}, schema=SCHEMA)
+
+
+class PredictionsFile:
+    """Writes a file of predictions table by table; equal tables give equal bytes. Use it in a `with` statement."""
+
+    def __init__(self, path: Path) -> None:
+        self._writer = pq.ParquetWriter(path, SCHEMA, compression="zstd")
+
+    def append(self, table: pa.Table) -> None:
+        """Write the rows of `table`; columns that are not of `SCHEMA` are left out."""
+        self._writer.write_table(table.select(SCHEMA.names).replace_schema_metadata(None))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._writer.close()
+
+
+def write_predictions(predictions: Sequence[Prediction], path: Path) -> None:
+    """Write `predictions` in their order; equal rows give equal bytes."""
+    with PredictionsFile(path) as file:
+        file.append(predictions_table(predictions))
 
 
 def read_predictions(path: Path) -> list[Prediction]:
-    """Return the rows of a file of `write_predictions`, in order."""
-    rows = pq.read_table(path, schema=_SCHEMA).to_pylist()
+    """Return the rows of a file of predictions, in order."""
+    return predictions_of(pq.read_table(path, schema=SCHEMA))
+
+
+def predictions_of(table: pa.Table) -> list[Prediction]:
+    """Return the rows of `table`; columns that are not of `SCHEMA` are left out."""
+    rows = table.select(SCHEMA.names).to_pylist()
     return [Prediction(**(row | {"golden_answers": tuple(row["golden_answers"])})) for row in rows]
 
 

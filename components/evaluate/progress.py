@@ -1,34 +1,55 @@
-"""Progress over questions: a bar on a terminal, a plain line with the time left every ten seconds elsewhere."""
+"""Progress over all questions of all methods: a bar on a terminal, a plain line every ten seconds elsewhere."""
 
 import sys
 import time
+from types import TracebackType
+from typing import Self
 
 from tqdm import tqdm
 
 _LINE_EVERY_S = 10.0
 
 
-class QuestionProgress:
-    """Counts answered questions of one method."""
+class AnswerProgress:
+    """Counts finished answers; what was answered by an earlier attempt counts as done and not for the time left."""
 
-    def __init__(self, label: str, total: int) -> None:
-        self._label, self._total, self._done = label, total, 0
+    def __init__(self, total: int) -> None:
+        self._total, self._done, self._reused = total, 0, 0
         self._started_s = self._last_line_s = time.monotonic()
-        self._bar = tqdm(total=total, desc=label, unit="question", delay=2.0, disable=not sys.stderr.isatty())
+        self._bar = tqdm(total=total, desc="evaluate", unit="question", delay=2.0, disable=not sys.stderr.isatty())
 
-    def advance(self) -> None:
-        """Count one more question."""
-        self._done += 1
-        self._bar.update(1)
+    def reuse(self, count: int) -> None:
+        """Count answers that an earlier attempt left."""
+        self._reused += count
+        if not self._bar.disable:
+            self._bar.initial += count
+        self._count(count)
+
+    def advance(self, count: int, doing: str = "") -> None:
+        """Count new answers; `doing` names what they belong to."""
+        if doing:
+            self._bar.set_postfix_str(doing, refresh=False)
+        self._count(count)
         now_s = time.monotonic()
-        if self._bar.disable and now_s - self._last_line_s >= _LINE_EVERY_S and self._done < self._total:
+        new = self._done - self._reused
+        if self._bar.disable and new and now_s - self._last_line_s >= _LINE_EVERY_S and self._done < self._total:
             self._last_line_s = now_s
-            left_s = (now_s - self._started_s) * (self._total / self._done - 1)
-            print(f"{self._label}: {self._done:,} of {self._total:,} questions, {left_s:.0f} s left", flush=True)
+            left_s = (now_s - self._started_s) * (self._total - self._done) / new
+            of = f" ({doing})" if doing else ""
+            print(f"evaluate: {self._done:,} of {self._total:,} answers{of}, {left_s:.0f} s left", flush=True)
 
-    def close(self) -> float:
-        """Say that all is done and return the seconds it took."""
+    def _count(self, count: int) -> None:
+        self._done += count
+        self._bar.update(count)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._bar.close()
-        wall_s = time.monotonic() - self._started_s
-        print(f"{self._label}: {self._done:,} questions in {wall_s:.1f} s", flush=True)
-        return wall_s
+        if kind is None:
+            kept = f", {self._reused:,} of them kept from before" if self._reused else ""
+            took_s = time.monotonic() - self._started_s
+            print(f"evaluate: {self._done:,} answers in {took_s:.1f} s{kept}", flush=True)

@@ -1,6 +1,8 @@
 """The test questions of the questions step, set by set."""
 
 import hashlib
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -23,11 +25,23 @@ def read_question_sets(folder: Path, max_per_set: int) -> dict[str, list[Questio
     sets = {path.stem: _cut(_read(path), max_per_set) for path in paths}
     if not any(sets.values()):
         raise QuestionError(f"{folder} holds no test questions", "test/<set>.jsonl", "run the questions step again")
-    ids = [question.id for questions in sets.values() for question in questions]
-    if len(set(ids)) != len(ids):
-        twice = next(name for name in ids if ids.count(name) > 1)
-        raise QuestionError(f"Question id {twice!r} occurs twice", "one question per id")
+    counts = Counter(question.id for questions in sets.values() for question in questions)
+    if twice := [name for name, count in counts.items() if count > 1]:
+        raise QuestionError(f"Question id {twice[0]!r} occurs twice", "one question per id")
     return {name: questions for name, questions in sets.items() if questions}
+
+
+def drawn(questions: Sequence[Question], per_set: int, seed: int) -> frozenset[str]:
+    """Return the ids of up to `per_set` questions of every set, decided by `seed` and the ids alone."""
+    by_set: dict[str, list[str]] = {}
+    for question in questions:
+        by_set.setdefault(question.set_name, []).append(question.id)
+    lots = (sorted(ids, key=lambda name: _hash(f"{seed} {name}"))[:per_set] for ids in by_set.values())
+    return frozenset(name for ids in lots for name in ids)
+
+
+def _hash(text: str) -> bytes:
+    return hashlib.sha256(text.encode()).digest()
 
 
 def _rank(set_name: str) -> int:
@@ -46,13 +60,14 @@ def _read(path: Path) -> list[Question]:
                 raise QuestionError(f"{path}, line {number} is no question: {error}") from None
             if question.set_name != path.stem:
                 raise QuestionError(f"{path}, line {number} belongs to the set {question.set_name!r}", path.stem)
-            questions.append(question)
+            # Real sets carry whole articles in their metadata, and no method looks at it.
+            questions.append(question.model_copy(update={"metadata": {}}))
     return questions
 
 
 def _cut(questions: list[Question], max_questions: int) -> list[Question]:
     if len(questions) <= max_questions:
         return questions
-    by_hash = sorted(questions, key=lambda question: hashlib.sha256(question.id.encode()).digest())
+    by_hash = sorted(questions, key=lambda question: _hash(question.id))
     kept = {question.id for question in by_hash[:max_questions]}
     return [question for question in questions if question.id in kept]

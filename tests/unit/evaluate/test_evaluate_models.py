@@ -4,7 +4,6 @@ import torch
 from components.contracts.errors import MissingError
 from components.evaluate.config import EvaluateConfig
 from components.evaluate.models import open_model
-from components.evaluate.progress import QuestionProgress
 
 
 def test_a_folder_without_a_model_is_an_error(tmp_path):
@@ -17,11 +16,3 @@ def test_a_gpu_that_is_not_there_is_an_error(tmp_path):
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(MissingError, match=r"auto"):
         open_model(tmp_path, 64, EvaluateConfig(device="cuda"))
-
-
-def test_progress_ends_with_one_line(capsys):
-    progress = QuestionProgress("evaluate rag", 3)
-    for _ in range(3):
-        progress.advance()
-    assert progress.close() >= 0.0
-    assert capsys.readouterr().out.startswith("evaluate rag: 3 questions in ")

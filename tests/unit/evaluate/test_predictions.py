@@ -49,7 +49,7 @@ def test_a_failed_search_is_recorded_and_scores_nothing():
 
 def test_counts_come_from_the_episode():
     scored = score_episode("base", QUESTION, episode("Ada"))
-    assert (scored.num_model_tokens, scored.valid_action_frac, scored.latency_s) == (2, pytest.approx(2 / 3), 0.25)
+    assert (scored.num_model_tokens, scored.valid_action_frac) == (2, pytest.approx(2 / 3))
 
 
 def test_rows_survive_the_file_in_order(tmp_path, row):
@@ -67,7 +67,7 @@ def test_equal_rows_give_equal_bytes(tmp_path, row):
 def test_the_file_has_the_promised_columns(tmp_path, row):
     write_predictions([row()], tmp_path / "p.parquet")
     promised = "method set_name question_id question golden_answers prediction em f1 num_searches valid_action_frac "
-    promised += "finished latency_s num_model_tokens stop_reason search_error"
+    promised += "finished num_model_tokens stop_reason search_error"
     assert pq.read_schema(tmp_path / "p.parquet").names == promised.split()
 
 

@@ -1,0 +1,115 @@
+"""One rank's share of an evaluation: chunk after chunk, every answer kept as soon as it is there."""
+
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from itertools import groupby
+from pathlib import Path
+
+from components.agent.config import LoopConfig
+from components.contracts.episode import Episode
+from components.contracts.question import Question
+from components.evaluate.answering import FailureLimit, answer
+from components.evaluate.baselines.model import OpenModel
+from components.evaluate.chunks import Chunk, Rank, share_of
+from components.evaluate.config import Method
+from components.evaluate.job import Job
+from components.evaluate.kept_answers import Answer, KeptAnswers
+from components.evaluate.methods import METHODS, ModelInput
+from components.evaluate.predictions import score_episode
+from components.evaluate.question_sets import drawn
+from components.evaluate.views import episode_view
+from components.search.concurrent import ConcurrentSearch
+from components.search.open import open_searcher
+from components.search.protocol import SearchClient, Searcher
+
+CANDIDATES_PER_EPISODE = 8
+"""Episodes kept for each one that the report shows."""
+ModelOpener = Callable[[ModelInput, LoopConfig], OpenModel]
+OnAnswers = Callable[[Method, int, bool], None]
+"""Called with a method, a number of answers, and whether they were kept from before."""
+REMEMBERED_QUERIES = 8192
+"""Few enough for a cache that stays small beside a model, whatever the number of questions."""
+
+
+def answer_share(
+    job: Job,
+    rank: Rank,
+    questions: Sequence[Question],
+    open_model_of: ModelOpener,
+    on_answers: OnAnswers,
+    open_search: Callable[[], Searcher] | None = None,
+) -> None:
+    """Answer what is missing of the chunks of `rank`; models and index are opened when the first question needs them.
+
+    Raises:
+        ManifestError: an input is damaged.
+        SearchError: the search engine does not start, or too many questions lost a search.
+        ConfigError: a question does not fit the context.
+        StorageError: the storage refuses.
+    """
+    with tempfile.TemporaryDirectory(prefix="evaluate-") as scratch, ExitStack() as stack:
+        share = _Share(job, questions, Path(scratch), on_answers)
+        client: SearchClient | None = None
+        chunks = share_of(rank, job.chunks(len(questions)))
+        for model_name, of_model in groupby(chunks, key=lambda chunk: METHODS[chunk.method].model):
+            # Held by this loop alone: one model at a time is in memory.
+            model: OpenModel | None = None
+            for chunk in of_model:
+                if share.is_complete(chunk):
+                    continue
+                if client is None:
+                    searcher = open_search() if open_search else open_searcher(job.index)
+                    top_k = job.loops["checkpoint"].top_k
+                    client = stack.enter_context(ConcurrentSearch(searcher, top_k, cache_size=REMEMBERED_QUERIES))
+                model = model or open_model_of(model_name, job.loops[model_name])
+                share.answer(chunk, model, client)
+
+
+class _Share:
+    def __init__(self, job: Job, questions: Sequence[Question], scratch: Path, on_answers: OnAnswers) -> None:
+        self._job, self._questions, self._scratch, self._on_answers = job, questions, scratch, on_answers
+        self._kept: dict[Method, KeptAnswers] = {}
+        self._limits: dict[Method, FailureLimit] = {}
+        # So many that right and wrong ones are among them, drawn before anybody knows which are which.
+        per_set = CANDIDATES_PER_EPISODE * job.config.num_report_episodes
+        self._shown = drawn(questions, -(-per_set // len({q.set_name for q in questions})), job.config.seed)
+
+    def is_complete(self, chunk: Chunk) -> bool:
+        method = chunk.method
+        if method not in self._kept:
+            self._kept[method] = KeptAnswers(self._job.answers_uri(method), self._scratch / method)
+            max_frac = self._job.config.max_search_failure_frac
+            self._limits[method] = FailureLimit(method, len(self._questions), max_frac)
+        is_complete = self._kept[method].is_complete(chunk)
+        if is_complete:
+            self._on_answers(method, chunk.stop - chunk.start, True)
+        return is_complete
+
+    def answer(self, chunk: Chunk, model: OpenModel, client: SearchClient) -> None:
+        method, asked = chunk.method, self._questions[chunk.start : chunk.stop]
+        journal = self._kept[method].journal(chunk)
+        answers = journal.answers()
+        missing = [question for question in asked if question.id not in answers]
+        self._on_answers(method, len(answers), True)
+        by_id = {question.id: question for question in missing}
+
+        def on_finished(episode: Episode) -> None:
+            row = score_episode(method, by_id[episode.question_id], episode)
+            is_shown = method == "search_r1" and row.question_id in self._shown
+            view = episode_view(row, episode, model.tokenizer) if is_shown else None
+            answers[row.question_id] = Answer(row, episode.wall_s, view)
+            journal.append(answers[row.question_id])
+            self._limits[method].check(episode)
+            self._on_answers(method, 1, False)
+
+        started_s = time.monotonic()
+        loop, budgets = self._job.loops[METHODS[method].model], self._job.config.budgets
+        answer(method, missing, model, loop, client, on_finished, budgets)
+        wall_s = time.monotonic() - started_s
+        in_order = [answers[question.id] for question in asked]
+        if any(kept.row.search_error for kept in in_order):
+            journal.store()
+        else:
+            self._kept[method].complete(chunk, in_order, wall_s)

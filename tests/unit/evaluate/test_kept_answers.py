@@ -1,0 +1,241 @@
+"""Answers outlive whatever ends a process, and nothing is asked twice; ranks change nothing."""
+
+import json
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from components.agent.config import LoopConfig
+from components.contracts.errors import ManifestError, SearchError
+from components.contracts.manifest import Manifest, ProducedBy
+from components.evaluate.chunks import Rank, cut
+from components.evaluate.config import Budgets, CotBudget, EvaluateConfig
+from components.evaluate.gathering import gather
+from components.evaluate.job import Job
+from components.evaluate.kept_answers import KeptAnswers
+from components.evaluate.share import answer_share
+from components.storage import open_storage, publish
+
+MADE = ProducedBy(step="test", version="v", git_commit="c", config_sha256="f")
+LOOP = LoopConfig(max_turn_tokens=60, max_observation_tokens=200, max_context_tokens=600, max_searches=2)
+SCRIPT = Path(__file__).with_name("answering_process.py")
+
+
+ALONE = Rank()
+
+
+class Stopped(Exception):
+    """What ends a rank in these tests."""
+
+
+def manifest(kind: str, letter: str) -> Manifest:
+    return Manifest(kind=kind, uri="file:///nowhere", files=(), digest=letter * 64, produced_by=MADE)
+
+
+@pytest.fixture
+def make_job(tmp_path):
+    """Make a job over questions of two sets; the root may be another storage."""
+
+    def make(methods=("search_r1", "direct"), num_questions=24, root="", **changes) -> Job:
+        root = root or f"file://{tmp_path}/root"
+        folder = tmp_path / "questions"
+        for name in ("nq", "musique"):
+            path = folder / "test" / f"{name}.jsonl"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            numbers = range(num_questions // 2)
+            rows = ({"id": f"{name}:{i}", "set_name": name, "question": f"where is {name} {i}?"} for i in numbers)
+            path.write_text("".join(json.dumps(row | {"golden_answers": ["x"]}) + "\n" for row in rows))
+        questions = publish(folder, storage_root=f"file://{tmp_path}/root", kind="questions", produced_by=MADE)
+        config = EvaluateConfig(methods=methods, questions_per_chunk=5, num_report_episodes=2)
+        models = {"checkpoint": manifest("checkpoint", "c"), "base_model": manifest("base_model", "b")}
+        given = {"config": config, "models": models, "loops": dict.fromkeys(models, LOOP), "questions": questions}
+        return Job(**given | {"index": manifest("index", "i"), "storage_root": root, "code_sha256": "0" * 64} | changes)
+
+    return make
+
+
+def searching(context: str) -> str:
+    if "<information>" not in context and "answer:" not in context:
+        return f"<search> {context.splitlines()[0].removeprefix('Question: ')} </search>"
+    return "<answer> x </answer>" if "answer:" not in context else " x\n"
+
+
+@pytest.fixture
+def run_share(scripted, dict_searcher):
+    """Run a rank over doubles; returns how often each (method, question) was asked anything."""
+
+    def run(job: Job, rank: Rank = ALONE, stop_after: int = 10**9, failing=frozenset()) -> Counter:
+        asked: Counter = Counter()
+
+        def reply(context: str) -> str:
+            if sum(asked.values()) >= stop_after:
+                raise Stopped
+            method = "direct" if "answer:" in context else "search_r1"
+            asked[method, context.splitlines()[0].partition(": ")[2]] += 1
+            return searching(context)
+
+        model = scripted(reply)
+        searcher = dict_searcher({}, failing)
+        answer_share(job, rank, job.read_questions(), lambda *_: model, lambda *_: None, lambda: searcher)
+        return asked
+
+    return run
+
+
+@pytest.fixture
+def gathered(tmp_path):
+    """Gather a job and return the bytes of its predictions, the results and its latencies."""
+
+    def run(job: Job):
+        files = tmp_path / "predictions.parquet", tmp_path / "latencies.parquet"
+        results = gather(job, job.read_questions(), *files, tmp_path / "kept")
+        return files[0].read_bytes(), results, pq.read_table(files[1])
+
+    return run
+
+
+def test_every_question_is_answered_once_and_gathered_in_order(make_job, run_share, gathered, tmp_path):
+    job = make_job()
+    asked = run_share(job)
+    assert {count for (method, _), count in asked.items() if method == "direct"} == {1} and len(asked) == 48
+    _, results, latencies = gathered(job)
+    rows = pq.read_table(tmp_path / "predictions.parquet")
+    ids = [question.id for question in job.read_questions()]
+    assert rows["question_id"].to_pylist() == ids * 2 == latencies["question_id"].to_pylist()
+    assert rows["method"].to_pylist() == ["search_r1"] * 24 + ["direct"] * 24
+    assert results["search_r1"].outcomes.num_searches.tolist() == [1] * 24
+    assert len(results["search_r1"].views) == 2 and not results["direct"].views
+
+
+@pytest.mark.parametrize("world", [2, 3, 7])
+def test_ranks_share_the_questions_and_write_the_same_bytes(make_job, run_share, gathered, tmp_path, world):
+    alone, together = make_job(), make_job(root=f"file://{tmp_path}/together")
+    run_share(alone)
+    shares = [run_share(together, Rank(number, world)) for number in range(world)]
+    assert sum(map(len, shares)) == len(set().union(*shares)) == 48
+    one, many = gathered(alone), gathered(together)
+    assert one[0] == many[0] and one[1]["search_r1"].views == many[1]["search_r1"].views
+
+
+@pytest.mark.parametrize("stop_after", [1, 4, 13, 37, 60])
+def test_after_a_stop_only_what_is_missing_is_asked(make_job, run_share, gathered, tmp_path, stop_after):
+    job, whole = make_job(), make_job(root=f"file://{tmp_path}/whole")
+    finished = set()
+    with pytest.raises(Stopped):
+        run_share(job, stop_after=stop_after)
+    for method in job.config.methods:
+        kept = KeptAnswers(job.answers_uri(method), tmp_path)
+        questions = job.read_questions()
+        for chunk in cut(method, len(questions), 5):
+            rows = questions[chunk.start : chunk.stop]
+            ids = {q.id for q in rows} if kept.is_complete(chunk) else kept.journal(chunk).answers().keys()
+            finished |= {(method, q.question) for q in rows if q.id in ids}
+    asked = run_share(job)
+    assert not finished & asked.keys() and len(finished) + len(asked) == 48
+    run_share(whole)
+    assert gathered(job)[0] == gathered(whole)[0]
+    assert not run_share(job)
+
+
+def test_a_killed_process_has_lost_at_most_the_question_it_was_at(make_job, tmp_path):
+    job = make_job(methods=("search_r1", "direct"), num_questions=600)
+    # One turn a question: the log holds a line for each question asked.
+    job = replace(job, loops=dict.fromkeys(job.models, LOOP.model_copy(update={"max_searches": 0})))
+    (tmp_path / "job").write_bytes(pickle.dumps(job))
+    log = tmp_path / "log"
+    command = [sys.executable, str(SCRIPT), str(tmp_path / "job"), str(log)]
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[3])}
+    num_kills = 0
+    for lines in (150, 500):
+        process = subprocess.Popen(command, env=environment)
+        while process.poll() is None and (not log.exists() or len(log.read_text().splitlines()) < lines):
+            time.sleep(0.005)
+        process.send_signal(signal.SIGKILL)
+        num_kills += process.wait() == -signal.SIGKILL
+    subprocess.run(command, env=environment, check=True, timeout=100)
+    asked = Counter(log.read_text().splitlines())
+    assert num_kills == 2 and len(asked) == 2 * 600
+    assert sum(asked.values()) - len(asked) <= num_kills
+
+
+def test_a_question_whose_search_failed_is_asked_again(make_job, run_share, gathered):
+    failing = frozenset({"where is nq 3?"})
+    config = EvaluateConfig(methods=("search_r1",), questions_per_chunk=5, max_search_failure_frac=0.05)
+    job = make_job(config=config)
+    run_share(job, failing=failing)
+    _, results, _ = gathered(job)
+    assert results["search_r1"].outcomes.search_failed.sum() == 1
+    with pytest.raises(SearchError, match=r"1 of 24 .*max_search_failure_frac.*evaluate again"):
+        gathered(replace(job, config=config.model_copy(update={"max_search_failure_frac": 0.0})))
+    assert {question for _, question in run_share(job)} == failing
+    assert gathered(job)[1]["search_r1"].outcomes.search_failed.sum() == 0
+
+
+def test_a_line_torn_by_a_crash_is_asked_again(make_job, run_share):
+    job = make_job()
+    with pytest.raises(Stopped):
+        run_share(job, stop_after=7)
+    (journal,) = Path(job.answers_uri("search_r1").removeprefix("file://")).glob("*.jsonl")
+    whole = journal.read_bytes()
+    journal.write_bytes(whole[:-9])
+    torn = json.loads(whole.splitlines()[-1])["row"]["question"]
+    assert ("search_r1", torn) in run_share(job)
+
+
+def test_answers_on_their_way_are_found_in_an_object_store(make_job, run_share, gathered, s3_root, monkeypatch):
+    monkeypatch.setattr("components.evaluate.kept_answers.STORE_EVERY_S", 0.0)
+    job = make_job(root=s3_root)
+    with pytest.raises(Stopped):
+        run_share(job, stop_after=16)
+    names = [info.key.rpartition(".")[2] for info in open_storage(job.answers_uri("search_r1")).list()]
+    assert "jsonl" in names
+    assert len(run_share(job)) <= 48 - 6
+    assert len(gathered(job)[1]["direct"].outcomes) == 24
+
+
+def test_answers_that_are_missing_are_never_made_up(make_job, run_share, gathered):
+    job = make_job()
+    run_share(job, Rank(0, 2))
+    with pytest.raises(ManifestError, match="does not hold the answers of"):
+        gathered(job)
+
+
+CHANGES = [
+    pytest.param({"code_sha256": "1" * 64}, True, id="code"),
+    pytest.param({"index": manifest("index", "j")}, True, id="index"),
+    pytest.param({"questions": manifest("questions", "r")}, True, id="questions"),
+    pytest.param({"models": {"base_model": manifest("base_model", "x")}}, True, id="weights"),
+    pytest.param({"models": {"base_model": manifest("base_model", "b")}}, False, id="another-checkpoint"),
+    pytest.param({"loops": {"base_model": LOOP.model_copy(update={"top_k": 2})}}, True, id="loop"),
+    pytest.param({"config": {"num_slots": 7}}, True, id="batches"),
+    pytest.param({"config": {"max_questions_per_set": 7}}, True, id="number-of-questions"),
+    pytest.param({"config": {"budgets": Budgets(cot=CotBudget(max_thought_tokens=9))}}, True, id="own-budget"),
+    pytest.param({"config": {"budgets": Budgets(react={"max_steps": 2})}}, False, id="budget-of-another-method"),
+    pytest.param({"config": {"ranks": 4}}, False, id="ranks"),
+    pytest.param({"config": {"methods": ("search_r1", "cot", "rag")}}, False, id="other-methods"),
+    pytest.param({"config": {"bootstrap_resamples": 100}}, False, id="resamples"),
+    pytest.param({"config": {"seed": 7, "num_report_episodes": 3}}, False, id="episodes-shown"),
+]
+
+
+@pytest.mark.parametrize(("changes", "moves"), CHANGES)
+def test_answers_are_shared_exactly_by_evaluations_that_would_get_the_same(make_job, changes, moves):
+    job = make_job()
+    config = job.config.model_copy(update=changes.get("config", {}))
+    other = replace(job, **(changes | {"config": config}))
+    assert (other.answers_uri("cot") != job.answers_uri("cot")) is moves
+
+
+def test_other_episodes_to_show_need_other_answers_of_the_model_alone(make_job):
+    job = make_job()
+    other = replace(job, config=job.config.model_copy(update={"num_report_episodes": 3}))
+    assert job.answers_uri("search_r1") != other.answers_uri("search_r1")
