@@ -1,8 +1,8 @@
 """Settings of the evaluate step; a checkpoint brings the loop it searches in."""
 
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, PositiveInt, field_validator, model_validator
 
 from components.agent.config import LoopConfig
 from components.contracts.config import StepConfig
@@ -122,6 +122,11 @@ class EvaluateConfig(StepConfig):
     """Episodes of the trained model shown in the report."""
     max_search_failure_frac: float = Field(default=0.01, ge=0.0, le=1.0)
     """Share of a method's questions that may lose a search after its retries; more stop the step."""
+
+    @field_validator("loop", mode="before")
+    @classmethod
+    def _loop_changes_the_default(cls, value: Any) -> Any:
+        return FOREIGN_LOOP.model_dump() | value if isinstance(value, dict) else value
 
     @model_validator(mode="after")
     def _methods_make_a_table(self) -> Self:
