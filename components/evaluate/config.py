@@ -103,7 +103,7 @@ class EvaluateConfig(StepConfig):
     """Larger sets are cut to this many questions, always the same ones."""
     loop: LoopConfig = FOREIGN_LOOP
     """How a model searches that was not trained here; a checkpoint of ours brings the loop it was trained in."""
-    questions_per_chunk: int = Field(default=512, ge=1, le=1_000_000)
+    questions_per_chunk: int = Field(default=1024, ge=1, le=1_000_000)
     """Questions asked in one rollout, at most: enough to keep every slot busy, few enough to hold in memory."""
     ranks: int = Field(default=1, ge=1, le=256)
     """Processes of this machine that share the questions, each with a GPU of its own where there are some.

@@ -1,12 +1,16 @@
 """The whole step with real parts: a tiny untrained model, a Lucene index, files on a disk."""
 
 import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
 from typing import get_args
 
 import pytest
 
 from components.agent.config import LoopConfig
-from components.contracts.errors import ManifestError
+from components.contracts.errors import ConfigError, ManifestError
 from components.contracts.manifest import Manifest, ProducedBy
 from components.contracts.step import StepContext
 from components.evaluate.config import EvaluateConfig
@@ -22,6 +26,7 @@ from components.summary.schema import scores_of
 
 LOOP = LoopConfig(max_turn_tokens=8, max_observation_tokens=24, max_context_tokens=160, max_searches=2)
 CONFIG = EvaluateConfig(num_slots=8, bootstrap_resamples=200, num_report_episodes=3, device="cpu", threads=1)
+ROOT = Path(__file__).parents[3]
 TOWNS = ["arlen", "borvik", "calden", "dorvale"]
 MADE = ProducedBy(step="test", version="v", git_commit="c", config_sha256="f")
 
@@ -130,6 +135,60 @@ def test_a_checkpoint_without_its_loop_is_refused(inputs, context):
     nameless = inputs["checkpoint"].model_copy(update={"metadata": {}})
     with pytest.raises(ManifestError, match="which loop"):
         run(CONFIG, context, **(inputs | {"checkpoint": nameless}))
+
+
+def test_a_checkpoint_brings_its_loop_and_takes_no_other(inputs, context):
+    config = CONFIG.model_copy(update={"loop": LOOP})
+    with pytest.raises(ConfigError, match=r"evaluate\.loop is set.*trained in a loop"):
+        run(config, context, **inputs)
+
+
+def test_a_model_that_was_not_trained_here_answers_in_the_loop_of_the_settings(inputs, context):
+    config = CONFIG.model_copy(update={"methods": ("search_r1", "rag"), "loop": LOOP})
+    given = {name: inputs[name] for name in ("index", "questions", "base_model")}
+    made = run(config, context, **given, checkpoint=inputs["base_model"]).manifest
+    assert made.metadata["loop"] == LOOP.model_dump(mode="json") and made.counts["questions"] == 2 * len(TOWNS)
+
+
+def test_the_next_evaluation_asks_nothing_again(inputs, context, capsys):
+    config = CONFIG.model_copy(update={"methods": ("search_r1", "direct")})
+    once = run(config, context, **inputs)
+    assert "kept from before" not in capsys.readouterr().out
+    more = CONFIG.model_copy(update={"methods": ("search_r1", "direct", "rag")})
+    twice = run(more, context, **inputs)
+    assert "24 answers" in (said := capsys.readouterr().out) and "16 of them kept from before" in said
+    rows = [read_predictions(fetch(made.manifest) / OUTPUTS.predictions) for made in (once, twice)]
+    assert rows[1][:16] == rows[0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["config.ranks", "torchrun"])
+def test_two_ranks_write_the_bytes_of_one(inputs, context, tmp_path, launcher):
+    config = CONFIG.model_copy(update={"methods": ("search_r1", "base", "rag"), "questions_per_chunk": 3})
+    alone = fetch(run(config, context, **inputs).manifest)
+    root = f"file://{tmp_path / 'ranks'}"
+    if launcher == "config.ranks":
+        shared = config.model_copy(update={"ranks": 2})
+        made = run(shared, replace(context, storage_root=root), **inputs).manifest
+    else:
+        (tmp_path / "config.json").write_text(config.to_json())
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+        command += ["-m", "components.evaluate", "--config", str(tmp_path / "config.json"), "--storage-root", root]
+        for name, given in inputs.items():
+            given.write(tmp_path / f"{name}.json")
+            command += ["--input", f"{name}={tmp_path / name}.json"]
+        subprocess.run([*command, "--output", str(tmp_path / "out")], cwd=ROOT, check=True, timeout=110)
+        made = Manifest.read(tmp_path / "out" / "manifest.json")
+    for name in (OUTPUTS.predictions, OUTPUTS.episodes):
+        assert (fetch(made) / name).read_bytes() == (alone / name).read_bytes()
+
+
+@pytest.mark.slow
+def test_an_error_of_a_rank_comes_here_as_it_is(inputs, context):
+    config = CONFIG.model_copy(update={"methods": ("search_r1",), "ranks": 2, "questions_per_chunk": 3})
+    gone = inputs["checkpoint"].model_copy(update={"uri": "file:///gone"})
+    with pytest.raises(ManifestError, match="is damaged"):
+        run(config, context, **(inputs | {"checkpoint": gone}))
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ def exit_code_of(*arguments):
     ("arguments", "words"),
     [
         pytest.param(["--help"], ["run", "compile", "lineage"], id="commands"),
+        pytest.param(["evaluate", "--help"], ["--model", "--methods", "--ranks", "--index"], id="evaluate"),
         pytest.param(["run", "--help"], ["--preset", "--set STEP.KEY=VALUE", "--seed", "--runs-dir"], id="run"),
     ],
 )
@@ -46,6 +47,21 @@ def test_help_names_what_there_is(capsys, arguments, words):
 def test_bad_requests_end_with_2_and_leave_nothing(tmp_path, capsys, arguments, words):
     runs = tmp_path / "runs"
     assert exit_code_of("run", "--runs-dir", str(runs), *arguments) == 2
+    assert words in capsys.readouterr().err
+    assert not runs.exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        pytest.param([], "There is no model 'latest'", id="no run yet"),
+        pytest.param(["--model", "hf://owner/name"], "--questions URI together with --corpus URI", id="foreign model"),
+        pytest.param(["--ranks", "two"], "invalid int value: 'two'", id="ranks that are no number"),
+    ],
+)
+def test_evaluate_says_what_it_needs(tmp_path, capsys, arguments, words):
+    runs = tmp_path / "runs"
+    assert exit_code_of("evaluate", "--runs-dir", str(runs), *arguments) == 2
     assert words in capsys.readouterr().err
     assert not runs.exists()
 
