@@ -13,10 +13,11 @@ _LINE_EVERY_S = 10.0
 class AnswerProgress:
     """Counts finished answers; what was answered by an earlier attempt counts as done and not for the time left."""
 
-    def __init__(self, total: int) -> None:
+    def __init__(self, total: int, label: str = "evaluate") -> None:
+        self._label = label
         self._total, self._done, self._reused = total, 0, 0
         self._started_s = self._last_line_s = time.monotonic()
-        self._bar = tqdm(total=total, desc="evaluate", unit="question", delay=2.0, disable=not sys.stderr.isatty())
+        self._bar = tqdm(total=total, desc=label, unit="question", delay=2.0, disable=not sys.stderr.isatty())
 
     def reuse(self, count: int) -> None:
         """Count answers that an earlier attempt left."""
@@ -36,7 +37,7 @@ class AnswerProgress:
             self._last_line_s = now_s
             left_s = (now_s - self._started_s) * (self._total - self._done) / new
             of = f" ({doing})" if doing else ""
-            print(f"evaluate: {self._done:,} of {self._total:,} answers{of}, {left_s:.0f} s left", flush=True)
+            print(f"{self._label}: {self._done:,} of {self._total:,} answers{of}, {left_s:.0f} s left", flush=True)
 
     def _count(self, count: int) -> None:
         self._done += count
@@ -52,4 +53,4 @@ class AnswerProgress:
         if kind is None:
             kept = f", {self._reused:,} of them kept from before" if self._reused else ""
             took_s = time.monotonic() - self._started_s
-            print(f"evaluate: {self._done:,} answers in {took_s:.1f} s{kept}", flush=True)
+            print(f"{self._label}: {self._done:,} answers in {took_s:.1f} s{kept}", flush=True)

@@ -38,7 +38,8 @@ def answer_job(job: Job, questions: Sequence[Question]) -> None:
         _start_ranks(job, len(questions))
         return
     total = sum(chunk.stop - chunk.start for chunk in share_of(rank, job.chunks(len(questions))))
-    with AnswerProgress(total) as progress:
+    label = "evaluate" if rank.world == 1 else f"evaluate, rank {rank.number} of {rank.world}"
+    with AnswerProgress(total, label) as progress:
         answer_share(
             job,
             rank,

@@ -3,7 +3,6 @@
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from itertools import groupby
 from pathlib import Path
 
@@ -49,22 +48,22 @@ def answer_share(
         ConfigError: a question does not fit the context.
         StorageError: the storage refuses.
     """
-    with tempfile.TemporaryDirectory(prefix="evaluate-") as scratch, ExitStack() as stack:
+    searcher: Searcher | None = None
+    chunks = share_of(rank, job.chunks(len(questions)))
+    with tempfile.TemporaryDirectory(prefix="evaluate-") as scratch:
         share = _Share(job, questions, Path(scratch), on_answers)
-        client: SearchClient | None = None
-        chunks = share_of(rank, job.chunks(len(questions)))
         for model_name, of_model in groupby(chunks, key=lambda chunk: METHODS[chunk.method].model):
-            # Held by this loop alone: one model at a time is in memory.
-            model: OpenModel | None = None
-            for chunk in of_model:
-                if share.is_complete(chunk):
-                    continue
-                if client is None:
-                    searcher = open_search() if open_search else open_searcher(job.index)
-                    top_k = job.loops["checkpoint"].top_k
-                    client = stack.enter_context(ConcurrentSearch(searcher, top_k, cache_size=REMEMBERED_QUERIES))
-                model = model or open_model_of(model_name, job.loops[model_name])
-                share.answer(chunk, model, client)
+            missing = [chunk for chunk in of_model if not share.is_complete(chunk)]
+            if not missing:
+                continue
+            searcher = searcher or (open_search() if open_search else open_searcher(job.index))
+            loop = job.loops[model_name]
+            model = open_model_of(model_name, loop)
+            with ConcurrentSearch(searcher, loop.top_k, cache_size=REMEMBERED_QUERIES) as client:
+                for chunk in missing:
+                    share.answer(chunk, model, client)
+            # One model at a time is in memory.
+            del model
 
 
 class _Share:
@@ -106,7 +105,11 @@ class _Share:
 
         started_s = time.monotonic()
         loop, budgets = self._job.loops[METHODS[method].model], self._job.config.budgets
-        answer(method, missing, model, loop, client, on_finished, budgets)
+        try:
+            answer(method, missing, model, loop, client, on_finished, budgets)
+        except BaseException:
+            journal.store()
+            raise
         wall_s = time.monotonic() - started_s
         in_order = [answers[question.id] for question in asked]
         if any(kept.row.search_error for kept in in_order):
