@@ -20,12 +20,13 @@ import pyarrow.parquet as pq
 
 from components.contracts.errors import ManifestError
 from components.evaluate.chunks import Chunk
-from components.evaluate.predictions import Prediction, predictions_table
+from components.evaluate.predictions import SCHEMA, Prediction, predictions_table
 from components.report.episodes import EpisodeView
 from components.storage import Storage, open_storage
 from components.storage.local import LocalStorage
 
 STORE_EVERY_S = 30.0
+_KEPT_SCHEMA = SCHEMA.append(pa.field("latency_s", pa.float64()))
 _WALL_S = b"searchr1.wall_s"
 
 
@@ -34,8 +35,6 @@ class Answer:
     """One finished question."""
 
     row: Prediction
-    latency_s: float
-    """From the start of its chunk to its end, waiting beside others included."""
     view: EpisodeView | None = None
     """The episode, for the few that may be shown."""
 
@@ -75,7 +74,7 @@ class KeptAnswers:
         else:
             kept = self.journal(chunk).answers(failed=True)
             answers = [kept[question_id] for question_id in question_ids if question_id in kept]
-            table, wall_s = _table(answers), max((answer.latency_s for answer in answers), default=0.0)
+            table, wall_s = _table(answers), max((answer.row.latency_s for answer in answers), default=0.0)
         if table["question_id"].to_pylist() != list(question_ids):
             raise ManifestError(
                 f"{self._storage.uri(chunk.name)} does not hold the answers of {chunk.method}",
@@ -109,7 +108,7 @@ class Journal:
 
     def append(self, answer: Answer) -> None:
         """Keep one answer."""
-        record = {"row": asdict(answer.row), "latency_s": answer.latency_s}
+        record = {"row": asdict(answer.row)}
         if answer.view:
             record["view"] = answer.view.model_dump(mode="json")
         # Without a buffer: what is written survives this process.
@@ -128,8 +127,7 @@ class Journal:
 def _table(answers: Iterable[Answer]) -> pa.Table:
     answers = list(answers)
     views = [json.dumps(answer.view.model_dump(mode="json")) if answer.view else None for answer in answers]
-    table = predictions_table([answer.row for answer in answers])
-    table = table.append_column("latency_s", pa.array([answer.latency_s for answer in answers], pa.float64()))
+    table = predictions_table([answer.row for answer in answers], _KEPT_SCHEMA)
     return table.append_column("view", pa.array(views, pa.string()))
 
 
@@ -137,4 +135,4 @@ def _answer(line: bytes) -> Answer:
     record = json.loads(line)
     row = record["row"] | {"golden_answers": tuple(record["row"]["golden_answers"])}
     view = record.get("view")
-    return Answer(Prediction(**row), record["latency_s"], EpisodeView.model_validate(view) if view else None)
+    return Answer(Prediction(**row), EpisodeView.model_validate(view) if view else None)

@@ -19,6 +19,7 @@ from components.evaluate.gathering import MethodResult, gather
 from components.evaluate.job import Job
 from components.evaluate.methods import METHODS, ModelInput
 from components.evaluate.origins import origins
+from components.evaluate.predictions import LATENCIES_NAME, write_predictions
 from components.evaluate.ranks import answer_job
 from components.evaluate.request import Request, evaluate_request
 from components.evaluate.scores import compare, score_average, score_sets, scores_json
@@ -33,7 +34,7 @@ class Outputs:
     """Names of the files of an evaluation."""
 
     predictions: str = "predictions.parquet"
-    latencies: str = "latencies.parquet"
+    latencies: str = LATENCIES_NAME
     scores: str = "scores.json"
     report: str = "report.html"
     episodes: str = "episodes.json"
@@ -81,14 +82,12 @@ def run(
         raise SystemExit(0)
     with tempfile.TemporaryDirectory(prefix="evaluate-") as scratch:
         folder = Path(scratch) / "evaluation"
-        folder.mkdir()
         with open_tracker("evaluate", Path(scratch) / "tracking", tags, config.model_dump(mode="json")) as tracker:
             answer_job(job, asked)
-            files = folder / OUTPUTS.predictions, folder / OUTPUTS.latencies
-            results = gather(job, asked, *files, Path(scratch) / "kept")
+            results = gather(job, asked)
             evaluation = assess(job, results, origins(inputs, context.storage_root))
             html, headline = evaluation_page(evaluation), headline_metrics(evaluation)
-            write_outputs(folder, evaluation, html)
+            write_outputs(folder, results, evaluation, html)
             tracker.log(evaluation.chosen_step or 0, headline)
             tracker.log_artifact(folder / OUTPUTS.report, "report")
             manifest = publish(
@@ -110,10 +109,10 @@ def assess(job: Job, results: Mapping[Method, MethodResult], lineage: Sequence[t
     checkpoint = job.models["checkpoint"]
     ours = results["search_r1"]
     return Evaluation(
-        scores={method: score_sets(result.outcomes, seed, resamples) for method, result in results.items()},
-        averages={method: score_average(result.outcomes, seed, resamples) for method, result in results.items()},
+        scores={method: score_sets(result.rows, seed, resamples) for method, result in results.items()},
+        averages={method: score_average(result.rows, seed, resamples) for method, result in results.items()},
         differences={
-            method: compare(ours.outcomes, result.outcomes, seed, resamples)
+            method: compare(ours.rows, result.rows, seed, resamples)
             for method, result in results.items()
             if method != "search_r1"
         },
@@ -127,8 +126,10 @@ def assess(job: Job, results: Mapping[Method, MethodResult], lineage: Sequence[t
     )
 
 
-def write_outputs(folder: Path, evaluation: Evaluation, html: str) -> None:
-    """Write the scores, the episodes shown and the report into `folder`."""
+def write_outputs(folder: Path, results: Mapping[Method, MethodResult], evaluation: Evaluation, html: str) -> None:
+    """Write the files of an evaluation into `folder`."""
+    folder.mkdir(parents=True)
+    write_predictions([row for result in results.values() for row in result.rows], folder / OUTPUTS.predictions)
     scores = scores_json(evaluation.scores, evaluation.averages, evaluation.differences, evaluation.wall_s)
     (folder / OUTPUTS.scores).write_text(json.dumps(scores, indent=1), encoding="utf-8")
     views = [view.model_dump(mode="json") for view in evaluation.episodes]

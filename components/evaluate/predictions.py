@@ -1,12 +1,12 @@
 """One row per method and question: what was answered and how it scores; the Parquet file of the step.
 
-Nothing in it depends on time: two evaluations of one model write the same bytes.
+Nothing in that file depends on time: two evaluations of one model write the same bytes. What each question took stands
+beside it in `latencies.parquet`, row by row.
 """
 
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -15,6 +15,7 @@ from components.contracts.answer import exact_match, f1
 from components.contracts.episode import Episode, StopReason
 from components.contracts.question import Question
 
+LATENCIES_NAME = "latencies.parquet"
 SCHEMA = pa.schema(
     [
         ("method", pa.string()),
@@ -35,9 +36,12 @@ SCHEMA = pa.schema(
 )
 
 
+LATENCIES_SCHEMA = pa.schema([("method", pa.string()), ("question_id", pa.string()), ("latency_s", pa.float64())])
+
+
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """One answered question; the fields are the columns of the file."""
+    """One answered question; the fields but the latency are the columns of the file."""
 
     method: str
     set_name: str
@@ -51,6 +55,8 @@ class Prediction:
     num_searches: int
     valid_action_frac: float
     finished: bool
+    latency_s: float
+    """From the start of its rollout to its end, waiting beside others included."""
     num_model_tokens: int
     stop_reason: str
     search_error: str
@@ -74,59 +80,41 @@ def score_episode(method: str, question: Question, episode: Episode) -> Predicti
         num_searches=episode.num_searches,
         valid_action_frac=episode.valid_action_frac,
         finished=is_finished,
+        latency_s=episode.wall_s,
         num_model_tokens=episode.num_model_tokens,
         stop_reason=episode.stop_reason.value,
         search_error=errors[0] if errors else "",
     )
 
 
-def predictions_table(predictions: Sequence[Prediction]) -> pa.Table:
-    """Return `predictions` in their order as a table of `SCHEMA`."""
-    names = [field.name for field in fields(Prediction)]
-    columns = zip(*map(_row, predictions), strict=True) if predictions else [()] * len(names)
-    return pa.table({name: list(column) for name, column in zip(names, columns, strict=True)}, schema=SCHEMA)
-
-
-class PredictionsFile:
-    """Writes a file of predictions table by table; equal tables give equal bytes. Use it in a `with` statement."""
-
-    def __init__(self, path: Path) -> None:
-        self._writer = pq.ParquetWriter(path, SCHEMA, compression="zstd")
-
-    def append(self, table: pa.Table) -> None:
-        """Write the rows of `table`; columns that are not of `SCHEMA` are left out."""
-        self._writer.write_table(table.select(SCHEMA.names).replace_schema_metadata(None))
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._writer.close()
+def predictions_table(predictions: Sequence[Prediction], schema: pa.Schema = SCHEMA) -> pa.Table:
+    """Return the columns of `schema` of `predictions`, in their order."""
+    columns = {name: [_encodable(getattr(row, name)) for row in predictions] for name in schema.names}
+    return pa.table(columns, schema=schema)
 
 
 def write_predictions(predictions: Sequence[Prediction], path: Path) -> None:
-    """Write `predictions` in their order; equal rows give equal bytes."""
-    with PredictionsFile(path) as file:
-        file.append(predictions_table(predictions))
+    """Write `predictions` in their order to `path`, and their latencies beside it; equal answers give equal bytes."""
+    pq.write_table(predictions_table(predictions), path, compression="zstd")
+    latencies = predictions_table(predictions, LATENCIES_SCHEMA)
+    pq.write_table(latencies, path.with_name(LATENCIES_NAME), compression="zstd")
 
 
 def read_predictions(path: Path) -> list[Prediction]:
-    """Return the rows of a file of predictions, in order."""
-    return predictions_of(pq.read_table(path, schema=SCHEMA))
+    """Return the rows that `write_predictions` wrote to `path`, in order."""
+    table = pq.read_table(path, schema=SCHEMA)
+    latencies = pq.read_table(path.with_name(LATENCIES_NAME), schema=LATENCIES_SCHEMA)
+    return predictions_of(table.append_column("latency_s", latencies["latency_s"]))
 
 
 def predictions_of(table: pa.Table) -> list[Prediction]:
-    """Return the rows of `table`; columns that are not of `SCHEMA` are left out."""
-    rows = table.select(SCHEMA.names).to_pylist()
+    """Return the rows of a table with the columns of `SCHEMA` and `latency_s`; others are left out."""
+    rows = table.select([*SCHEMA.names, "latency_s"]).to_pylist()
     return [Prediction(**(row | {"golden_answers": tuple(row["golden_answers"])})) for row in rows]
 
 
-def _row(prediction: Prediction) -> tuple:
-    """Text as UTF-8 can hold it: a lone surrogate in a question becomes a question mark."""
-    return tuple(_encodable(value) for value in astuple(prediction))
-
-
 def _encodable(value: object) -> object:
+    """Text as UTF-8 can hold it: a lone surrogate in a question becomes a question mark."""
     if isinstance(value, str):
         return value.encode("utf-8", "replace").decode()
     return [_encodable(item) for item in value] if isinstance(value, list | tuple) else value

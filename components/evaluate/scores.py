@@ -1,59 +1,12 @@
 """From scored rows to the numbers of the table: means, intervals, paired differences, macro averages."""
 
-import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
-from typing import Self
 
 import numpy as np
-import pyarrow as pa
-from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from components.contracts.statistics import PairedDifference, bootstrap_interval, macro_mean, paired_difference
-
-
-@dataclass(frozen=True)
-class Outcomes:
-    """What the answers of one method were worth: one array per column, one place per question, in the order asked."""
-
-    set_names: NDArray[np.str_]
-    question_hashes: NDArray[np.uint64]
-    """First 8 bytes of the SHA-256 of each question's id: enough to see that two methods answered the same."""
-    em: NDArray[np.float64]
-    f1: NDArray[np.float64]
-    num_searches: NDArray[np.int32]
-    valid_action_frac: NDArray[np.float64]
-    finished: NDArray[np.bool_]
-    num_model_tokens: NDArray[np.int32]
-    latency_s: NDArray[np.float64]
-    search_failed: NDArray[np.bool_]
-
-    def __len__(self) -> int:
-        return len(self.em)
-
-    @classmethod
-    def of(cls, table: pa.Table) -> Self:
-        """Return the outcomes of a table of predictions with their `latency_s`."""
-        ids = table["question_id"].to_pylist()
-        names = ("em", "f1", "num_searches", "valid_action_frac", "finished", "num_model_tokens", "latency_s")
-        return cls(
-            set_names=np.array(table["set_name"].to_pylist(), dtype=np.str_),
-            question_hashes=np.array([_hash(question_id) for question_id in ids], dtype=np.uint64),
-            search_failed=np.array([bool(error) for error in table["search_error"].to_pylist()], dtype=bool),
-            **{name: table[name].to_numpy() for name in names},
-        )
-
-    @classmethod
-    def joined(cls, parts: Sequence[Self]) -> Self:
-        """Return all of `parts`, one after the other."""
-        names = [field.name for field in fields(cls)]
-        return cls(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in names})
-
-    def of_set(self, set_name: str) -> Self:
-        """Return those of one set."""
-        chosen = self.set_names == set_name
-        return type(self)(**{field.name: getattr(self, field.name)[chosen] for field in fields(self)})
+from components.evaluate.predictions import Prediction
 
 
 class Score(BaseModel):
@@ -78,21 +31,35 @@ class Score(BaseModel):
     search_failures: int
 
 
-def score_sets(outcomes: Outcomes, seed: int, resamples: int) -> dict[str, Score]:
-    """Return set name -> score of one method, in the order in which the sets appear."""
-    names = list(dict.fromkeys(outcomes.set_names.tolist()))
-    return {name: _score(outcomes.of_set(name), seed, resamples) for name in names}
+def score_sets(rows: Sequence[Prediction], seed: int, resamples: int) -> dict[str, Score]:
+    """Return set name -> score of one method's rows, in the order in which the sets appear."""
+    names = list(dict.fromkeys(row.set_name for row in rows))
+    return {name: _score([row for row in rows if row.set_name == name], seed, resamples) for name in names}
 
 
-def score_average(outcomes: Outcomes, seed: int, resamples: int) -> Score:
+def score_average(rows: Sequence[Prediction], seed: int, resamples: int) -> Score:
     """Return the macro average over the sets: every set weighs the same, as in the paper's tables."""
-    return _score(outcomes, seed, resamples, groups=outcomes.set_names)
+    return _score(rows, seed, resamples, groups=[row.set_name for row in rows])
 
 
-def compare(ours: Outcomes, theirs: Outcomes, seed: int, resamples: int) -> PairedDifference:
+def compare(ours: Sequence[Prediction], theirs: Sequence[Prediction], seed: int, resamples: int) -> PairedDifference:
     """Return the macro-averaged EM of `ours` minus `theirs` over the same questions in the same order."""
-    assert np.array_equal(ours.question_hashes, theirs.question_hashes)
-    return paired_difference(ours.em, theirs.em, seed=seed, resamples=resamples, groups=ours.set_names)
+    assert [row.question_id for row in ours] == [row.question_id for row in theirs]
+    return paired_difference(
+        [row.em for row in ours],
+        [row.em for row in theirs],
+        seed=seed,
+        resamples=resamples,
+        groups=[row.set_name for row in ours],
+    )
+
+
+def by_method(rows: Sequence[Prediction]) -> dict[str, list[Prediction]]:
+    """Return method -> its rows, both in the order given."""
+    methods: dict[str, list[Prediction]] = {}
+    for row in rows:
+        methods.setdefault(row.method, []).append(row)
+    return methods
 
 
 def scores_json(
@@ -123,20 +90,17 @@ def scores_json(
     }
 
 
-def _score(outcomes: Outcomes, seed: int, resamples: int, groups: Sequence[str] | NDArray[np.str_] = ()) -> Score:
+def _score(rows: Sequence[Prediction], seed: int, resamples: int, groups: Sequence[str] = ()) -> Score:
+    em = [row.em for row in rows]
     return Score(
-        em=macro_mean(outcomes.em, groups),
-        f1=macro_mean(outcomes.f1, groups),
-        n=len(outcomes),
-        ci95=bootstrap_interval(outcomes.em, seed=seed, resamples=resamples, groups=groups),
-        searches=macro_mean(outcomes.num_searches, groups),
-        valid_action_frac=macro_mean(outcomes.valid_action_frac, groups),
-        finish_frac=macro_mean(outcomes.finished, groups),
-        model_tokens=macro_mean(outcomes.num_model_tokens, groups),
-        latency_s=float(np.median(outcomes.latency_s)),
-        search_failures=int(outcomes.search_failed.sum()),
+        em=macro_mean(em, groups),
+        f1=macro_mean([row.f1 for row in rows], groups),
+        n=len(rows),
+        ci95=bootstrap_interval(em, seed=seed, resamples=resamples, groups=groups),
+        searches=macro_mean([row.num_searches for row in rows], groups),
+        valid_action_frac=macro_mean([row.valid_action_frac for row in rows], groups),
+        finish_frac=macro_mean([float(row.finished) for row in rows], groups),
+        model_tokens=macro_mean([row.num_model_tokens for row in rows], groups),
+        latency_s=float(np.median([row.latency_s for row in rows])),
+        search_failures=sum(bool(row.search_error) for row in rows),
     )
-
-
-def _hash(question_id: str) -> int:
-    return int.from_bytes(hashlib.sha256(question_id.encode("utf-8", "replace")).digest()[:8])

@@ -98,7 +98,7 @@ class _Share:
             row = score_episode(method, by_id[episode.question_id], episode)
             is_shown = method == "search_r1" and row.question_id in self._shown
             view = episode_view(row, episode, model.tokenizer) if is_shown else None
-            answers[row.question_id] = Answer(row, episode.wall_s, view)
+            answers[row.question_id] = Answer(row, view)
             journal.append(answers[row.question_id])
             self._limits[method].check(episode)
             self._on_answers(method, 1, False)

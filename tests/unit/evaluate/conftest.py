@@ -120,6 +120,7 @@ def row():
             "num_searches": 1,
             "valid_action_frac": 1.0,
             "finished": True,
+            "latency_s": 0.5,
             "num_model_tokens": 10,
             "stop_reason": "answered",
             "search_error": "",

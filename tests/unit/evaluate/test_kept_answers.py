@@ -22,6 +22,7 @@ from components.evaluate.config import Budgets, CotBudget, EvaluateConfig
 from components.evaluate.gathering import gather
 from components.evaluate.job import Job
 from components.evaluate.kept_answers import KeptAnswers
+from components.evaluate.predictions import write_predictions
 from components.evaluate.share import answer_share
 from components.storage import open_storage, publish
 
@@ -93,12 +94,13 @@ def run_share(scripted, dict_searcher):
 
 @pytest.fixture
 def gathered(tmp_path):
-    """Gather a job and return the bytes of its predictions, the results and its latencies."""
+    """Gather a job and return the bytes of its predictions and the results."""
 
     def run(job: Job):
-        files = tmp_path / "predictions.parquet", tmp_path / "latencies.parquet"
-        results = gather(job, job.read_questions(), *files, tmp_path / "kept")
-        return files[0].read_bytes(), results, pq.read_table(files[1])
+        results = gather(job, job.read_questions())
+        path = tmp_path / "predictions.parquet"
+        write_predictions([row for result in results.values() for row in result.rows], path)
+        return path.read_bytes(), results
 
     return run
 
@@ -107,12 +109,12 @@ def test_every_question_is_answered_once_and_gathered_in_order(make_job, run_sha
     job = make_job()
     asked = run_share(job)
     assert {count for (method, _), count in asked.items() if method == "direct"} == {1} and len(asked) == 48
-    _, results, latencies = gathered(job)
+    _, results = gathered(job)
     rows = pq.read_table(tmp_path / "predictions.parquet")
     ids = [question.id for question in job.read_questions()]
-    assert rows["question_id"].to_pylist() == ids * 2 == latencies["question_id"].to_pylist()
+    assert rows["question_id"].to_pylist() == ids * 2
     assert rows["method"].to_pylist() == ["search_r1"] * 24 + ["direct"] * 24
-    assert results["search_r1"].outcomes.num_searches.tolist() == [1] * 24
+    assert [row.num_searches for row in results["search_r1"].rows] == [1] * 24
     assert len(results["search_r1"].views) == 2 and not results["direct"].views
 
 
@@ -172,12 +174,12 @@ def test_a_question_whose_search_failed_is_asked_again(make_job, run_share, gath
     config = EvaluateConfig(methods=("search_r1",), questions_per_chunk=5, max_search_failure_frac=0.05)
     job = make_job(config=config)
     run_share(job, failing=failing)
-    _, results, _ = gathered(job)
-    assert results["search_r1"].outcomes.search_failed.sum() == 1
+    _, results = gathered(job)
+    assert sum(bool(row.search_error) for row in results["search_r1"].rows) == 1
     with pytest.raises(SearchError, match=r"1 of 24 .*max_search_failure_frac.*evaluate again"):
         gathered(replace(job, config=config.model_copy(update={"max_search_failure_frac": 0.0})))
     assert {question for _, question in run_share(job)} == failing
-    assert gathered(job)[1]["search_r1"].outcomes.search_failed.sum() == 0
+    assert not any(row.search_error for row in gathered(job)[1]["search_r1"].rows)
 
 
 def test_a_line_torn_by_a_crash_is_asked_again(make_job, run_share):
@@ -199,7 +201,7 @@ def test_answers_on_their_way_are_found_in_an_object_store(make_job, run_share, 
     names = [info.key.rpartition(".")[2] for info in open_storage(job.answers_uri("search_r1")).list()]
     assert "jsonl" in names
     assert len(run_share(job)) <= 48 - 6
-    assert len(gathered(job)[1]["direct"].outcomes) == 24
+    assert len(gathered(job)[1]["direct"].rows) == 24
 
 
 def test_answers_that_are_missing_are_never_made_up(make_job, run_share, gathered):

@@ -49,7 +49,7 @@ def test_a_failed_search_is_recorded_and_scores_nothing():
 
 def test_counts_come_from_the_episode():
     scored = score_episode("base", QUESTION, episode("Ada"))
-    assert (scored.num_model_tokens, scored.valid_action_frac) == (2, pytest.approx(2 / 3))
+    assert (scored.num_model_tokens, scored.valid_action_frac, scored.latency_s) == (2, pytest.approx(2 / 3), 0.25)
 
 
 def test_rows_survive_the_file_in_order(tmp_path, row):
@@ -58,9 +58,9 @@ def test_rows_survive_the_file_in_order(tmp_path, row):
     assert read_predictions(tmp_path / "p.parquet") == rows
 
 
-def test_equal_rows_give_equal_bytes(tmp_path, row):
+def test_equal_answers_give_equal_bytes_however_long_they_took(tmp_path, row):
     for name in ("a", "b"):
-        write_predictions([row(index=i) for i in range(50)], tmp_path / name)
+        write_predictions([row(index=i, latency_s=ord(name)) for i in range(50)], tmp_path / name)
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 

@@ -4,11 +4,12 @@ import pytest
 
 from components.agent.config import LoopConfig
 from components.contracts.episode import Action
-from components.evaluate.answering import answer_all
+from components.evaluate.answering import answer as answer_questions
 from components.evaluate.baselines.ircot import _first_sentence
 from components.evaluate.baselines.react import NOTICE, read_action
 from components.evaluate.config import Budgets
 from components.evaluate.methods import METHODS, methods_lead
+from components.evaluate.predictions import score_episode
 from components.search.concurrent import ConcurrentSearch
 
 INSTRUCTED = LoopConfig(
@@ -27,9 +28,9 @@ def answer(scripted, dict_searcher, ask):
     def run(method, reply, documents=None, loop=INSTRUCTED, budgets=None, failing=frozenset()):
         model, searcher = scripted(reply), dict_searcher(documents or {}, failing)
         with ConcurrentSearch(searcher, 1, retries=0, window_s=0.0) as client:
-            limits = {"max_search_failure_frac": 1.0, "budgets": Budgets.parse(budgets or {})}
-            result = answer_all(method, ask((QUESTION, "London")), model, loop, client, **limits)
-        return result.rows[0], [context for context, _ in model.engine.seen], searcher.queries
+            asked, limits = ask((QUESTION, "London")), Budgets.parse(budgets or {})
+            (episode,) = answer_questions(method, asked, model, loop, client, lambda _: None, limits)
+        return score_episode(method, asked[0], episode), [context for context, _ in model.engine.seen], searcher.queries
 
     return run
 

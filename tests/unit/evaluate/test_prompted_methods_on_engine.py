@@ -6,9 +6,10 @@ import torch
 from components.agent.config import LoopConfig
 from components.agent.engines.torch_engine import TorchEngine
 from components.contracts.passage import Passage, ScoredPassage
-from components.evaluate.answering import answer_all
+from components.evaluate.answering import answer
 from components.evaluate.baselines.model import OpenModel
 from components.evaluate.config import Budgets
+from components.evaluate.predictions import score_episode
 from components.fictional_world.tiny_model import build_model, build_tokenizer
 from components.search.concurrent import ConcurrentSearch
 
@@ -57,7 +58,8 @@ def test_more_questions_than_slots_are_answered_the_same_twice(method, template,
         engine = TorchEngine(network, tokenizer, num_slots=2, max_context_tokens=loop.max_context_tokens)
         with ConcurrentSearch(Echo(), 1, window_s=0.0) as client:
             model = OpenModel(engine, tokenizer)
-            rows = answer_all(method, questions, model, loop, client, max_search_failure_frac=0.0, budgets=BUDGETS).rows
+            episodes = answer(method, questions, model, loop, client, lambda _: None, BUDGETS)
+        rows = [score_episode(method, *pair) for pair in zip(questions, episodes, strict=True)]
         assert not engine.has_unfinished()
         return [(row.prediction, row.num_searches, row.num_model_tokens, row.stop_reason) for row in rows]
 

@@ -1,16 +1,7 @@
-from dataclasses import replace
-
 import numpy as np
-import pyarrow as pa
 import pytest
 
-from components.evaluate.predictions import predictions_table
-from components.evaluate.scores import Outcomes, compare, score_average, score_sets, scores_json
-
-
-def outcomes(rows, latencies_s=None) -> Outcomes:
-    latencies = pa.array(latencies_s or [0.5] * len(rows), pa.float64())
-    return Outcomes.of(predictions_table(rows).append_column("latency_s", latencies))
+from components.evaluate.scores import by_method, compare, score_average, score_sets, scores_json
 
 
 @pytest.fixture
@@ -18,7 +9,7 @@ def rows(row):
     """Two sets of different size: .75 of four on nq, .5 of two on musique."""
     nq = [row(index=i, em=em, num_searches=i) for i, em in enumerate([1.0, 1.0, 1.0, 0.0])]
     musique = [row(set_name="musique", index=i, em=em, finished=False) for i, em in enumerate([1.0, 0.0])]
-    return outcomes(nq + musique)
+    return nq + musique
 
 
 def test_a_set_is_scored_by_plain_means(rows):
@@ -39,19 +30,19 @@ def test_the_interval_agrees_with_a_bootstrap_done_by_hand(row):
     em = (rng.random(200) < 0.3).astype(float)
     rows = [row(index=i, em=value) for i, value in enumerate(em)]
     by_hand = [em[rng.integers(0, 200, 200)].mean() for _ in range(4000)]
-    assert score_average(outcomes(rows), 0, 4000).ci95 == pytest.approx(np.quantile(by_hand, [0.025, 0.975]), abs=0.012)
+    assert score_average(rows, 0, 4000).ci95 == pytest.approx(np.quantile(by_hand, [0.025, 0.975]), abs=0.012)
 
 
 def test_a_difference_is_paired_and_macro_averaged(row):
     ours = [row(index=i, em=float(i < 3)) for i in range(4)] + [row(set_name="musique", em=1.0)]
     theirs = [row(index=i, em=float(i < 1)) for i in range(4)] + [row(set_name="musique", em=1.0)]
-    difference = compare(outcomes(ours), outcomes(theirs), seed=0, resamples=500)
+    difference = compare(ours, theirs, seed=0, resamples=500)
     assert (difference.mean, difference.num_won, difference.num_lost) == (0.25, 2, 0)
 
 
 def test_rows_in_another_order_are_not_comparable(row):
     with pytest.raises(AssertionError):
-        compare(outcomes([row(index=0), row(index=1)]), outcomes([row(index=1), row(index=0)]), 0, 100)
+        compare([row(index=0), row(index=1)], [row(index=1), row(index=0)], 0, 100)
 
 
 def test_equal_rows_give_equal_numbers(rows):
@@ -59,21 +50,17 @@ def test_equal_rows_give_equal_numbers(rows):
 
 
 def test_failures_and_medians_are_counted(row):
-    rows = [row(index=i, search_error=error) for i, error in enumerate(["", "x", ""])]
-    score = score_average(outcomes(rows, [1.0, 9.0, 2.0]), 0, 100)
+    rows = [row(index=i, latency_s=t, search_error=e) for i, (t, e) in enumerate([(1, ""), (9, "x"), (2, "")])]
+    score = score_average(rows, 0, 100)
     assert (score.search_failures, score.latency_s) == (1, 2.0)
 
 
-def test_parts_joined_are_the_whole(row):
-    rows = [row(set_name=name, index=i, em=float(i % 2)) for name in ("nq", "musique") for i in range(5)]
-    joined = Outcomes.joined([outcomes(rows[:3]), outcomes(rows[3:])])
-    assert len(joined) == 10 and score_sets(joined, 0, 100) == score_sets(outcomes(rows), 0, 100)
-
-
-def test_the_file_is_keyed_by_method_then_set(rows):
-    by_method = {"search_r1": rows, "base": replace(rows, em=np.zeros(len(rows)))}
-    sets = {method: score_sets(found, 0, 100) for method, found in by_method.items()}
-    content = scores_json(sets, {m: score_average(f, 0, 100) for m, f in by_method.items()}, {}, {"base": 1.0})
+def test_the_file_is_keyed_by_method_then_set(rows, row):
+    other = [row(method="base", set_name=r.set_name, index=i) for i, r in enumerate(rows)]
+    grouped = by_method(rows + other)
+    assert list(grouped) == ["search_r1", "base"]
+    sets = {method: score_sets(found, 0, 100) for method, found in grouped.items()}
+    content = scores_json(sets, {m: score_average(f, 0, 100) for m, f in grouped.items()}, {}, {"base": 1.0})
     cell = content["em"]["search_r1"]["nq"]
     assert cell["em"] == 0.75 and cell["n"] == 4 and len(cell["ci95"]) == 2
     assert {"em", "f1", "n", "ci95", "searches", "valid_action_frac", "finish_frac"} <= set(cell)
