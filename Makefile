@@ -14,7 +14,7 @@ TRL_VENV := .venv-trl
 TRL_STAMP := $(TRL_VENV)/.setup-complete
 TRL_PACKAGES := trl==1.16.* torch==2.13.0 transformers accelerate==1.14.0 datasets==5.2.0 jmespath pydantic
 
-.PHONY: help setup run test test-slow dag-test lint format compile clean bench-rollout bench-update bench-gpu
+.PHONY: help setup run test test-slow dag-test lint format compile clean bench-rollout bench-update bench-evaluate bench-gpu
 
 help: ## List every target
 	@awk -F ':.*## ' '/^[a-z][a-z0-9-]*:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -47,6 +47,9 @@ bench-rollout: setup $(TRL_STAMP) ## Measure our rollouts against lock-step loop
 
 bench-update: setup $(TRL_STAMP) ## Measure our packed update against TRL's, and how its cost grows
 	@$(VENV)/bin/python -m benchmarks.update $(ARGS)
+
+bench-evaluate: setup ## Evaluate 50,000 questions on one rank and on two: time, memory, equal predictions
+	@$(VENV)/bin/python -m benchmarks.evaluate $(ARGS)
 
 bench-gpu: setup ## Measure updates, decoding and weight publishing on a GPU (random weights, no downloads)
 	@$(VENV)/bin/python -m benchmarks.gpu $(ARGS)

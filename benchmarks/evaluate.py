@@ -1,6 +1,6 @@
 """Evaluates 50,000 small-world questions on one rank and on two: time, memory over time, and whether both agree.
 
-    .venv/bin/python benchmarks/evaluate_50k.py [--questions-per-set N] [--output FILE]
+    make bench-evaluate [ARGS='--questions-per-set N --output FILE']
 
 It starts `searchr1 evaluate` on the bundled model as a person would, in folders of its own, and looks at its
 processes while they work. Memory of a process is its resident set, Java's included. A third evaluation asks a part of
@@ -10,7 +10,6 @@ the questions, which therefore meet other batches: how many answers does that ch
 import argparse
 import json
 import os
-import platform
 import re
 import subprocess
 import sys
@@ -21,6 +20,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pyarrow.parquet as pq
+
+from benchmarks.record import RESULTS, Case, alone, compared, table, write_record
 
 ROOT = Path(__file__).resolve().parent.parent
 WORLD = "world://large?seed=7"
@@ -41,8 +42,6 @@ class Watched:
     answers: int = 0
     total: int = 0
     answer_s: float = 0.0
-    load_average: float = 0.0
-    cpu_s: float = 0.0
     memory: list[tuple[int, int]] = field(default_factory=list)
     """(answers so far, resident bytes of the largest process)."""
     predictions: Path = Path()
@@ -66,8 +65,6 @@ def evaluate(folder: Path, ranks: int, questions_per_set: int) -> Watched:
     reader.join()
     if process.returncode:
         raise SystemExit(f"searchr1 evaluate ended with {process.returncode}")
-    seen.cpu_s = sum(os.times()[2:4])
-    seen.load_average = os.getloadavg()[2]
     seen.predictions = folder / "results" / "predictions.parquet"
     return seen
 
@@ -109,26 +106,20 @@ def _resident_bytes(pid: int) -> int:
     return int(found[1]) * 1024 if found else 0
 
 
-def cases_of(seen: Watched) -> list[dict]:
-    """Return rate, peak and growth of one evaluation."""
+def cases_of(seen: Watched) -> tuple[list[Case], float]:
+    """Return rate and peak of one evaluation, and by how much the memory grew after a fifth of the questions."""
     asking = [(answers, size) for answers, size in seen.memory if answers < seen.total]
     peak = max(size for _, size in seen.memory)
     early = max((size for answers, size in asking if answers <= 0.2 * seen.total), default=peak)
     late = max((size for answers, size in asking if answers > 0.2 * seen.total), default=peak)
     name = f"{seen.answers:,} questions, {seen.ranks} rank{'s' * (seen.ranks > 1)}"
-    return [
-        _case(f"{name}: time", seen.answer_s, "s"),
-        _case(f"{name}: answers per second", seen.answers / seen.answer_s, "1/s"),
-        _case(f"{name}: peak memory of a process", peak / 2**20, "MiB"),
-        _case(
-            f"{name}: most memory of a process after a fifth of the questions, against before",
-            late / 2**20,
-            "MiB",
-            peer=early / 2**20,
-            peer_name="the same process in the first fifth",
-        ),
-        _case(f"{name}: load average of the machine at the end", seen.load_average, "processes"),
+    cases = [
+        alone(f"{name}: time", [seen.answer_s], "s"),
+        alone(f"{name}: answers", [seen.answers / seen.answer_s], "1/s"),
+        alone(f"{name}: peak memory of a process", [peak / 2**20], "MiB"),
+        compared(f"{name}: most memory afterwards", [late / 2**20], [early / 2**20], "first fifth", "MiB"),
     ]
+    return cases, late / early - 1
 
 
 def differences(whole: Path, part: Path) -> tuple[int, int]:
@@ -140,49 +131,35 @@ def differences(whole: Path, part: Path) -> tuple[int, int]:
     return sum(row != rows[0][name] for name, row in rows[1].items()), len(rows[1])
 
 
-def _case(case: str, ours: float, unit: str, peer: float | None = None, peer_name: str = "") -> dict:
-    ratio = round(ours / peer, 4) if peer else None
-    shown = {"case": case, "ours": round(ours, 2), "peer": round(peer, 2) if peer else None, "peer_name": peer_name}
-    return shown | {"unit": unit, "ratio": ratio, "repeats": 1, "spread": None}
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--questions-per-set", type=int, default=100_000, help="fewer for a quick look (%(default)s)")
-    parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "results" / "evaluate-50k.json")
+    parser.add_argument("--output", type=Path, default=RESULTS / "evaluate-50k.json")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="evaluate-50k-") as scratch:
         one = evaluate(Path(scratch) / "one", 1, given.questions_per_set)
         two = evaluate(Path(scratch) / "two", 2, given.questions_per_set)
         part = evaluate(Path(scratch) / "part", 1, min(PART_PER_SET, given.questions_per_set))
         is_equal = one.predictions.read_bytes() == two.predictions.read_bytes()
-        changed, compared = differences(one.predictions, part.predictions)
-    speed_up = _case("two ranks: time", two.answer_s, "s", peer=one.answer_s, peer_name="one rank")
-    equal = _case("predictions of two ranks equal those of one byte for byte", is_equal, "")
-    other = _case(f"answers changed by other batches, of {compared:,}", changed, "answers")
-    cases = [*cases_of(one), *cases_of(two), speed_up, equal, other]
-    growth = max(case["ratio"] for case in cases if case["case"].endswith("against before"))
-    git = ["git", "-C", str(ROOT), "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"]
-    record = {
-        "name": "evaluate-50k",
-        "command": "python benchmarks/evaluate_50k.py",
-        "commit": subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip(),
-        "machine": {"cpu": _cpu(), "cores": len(os.sched_getaffinity(0)), "gpu": ""},
-        "cases": cases,
-        "goal": f"equal predictions; memory after a fifth of the questions at most {1 + FLAT_FRAC} of that before",
-        "met": is_equal and growth <= 1 + FLAT_FRAC,
-    }
-    given.output.parent.mkdir(parents=True, exist_ok=True)
-    given.output.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    print(f"Wrote {given.output}; goal {'met' if record['met'] else 'missed'}")
-
-
-def _cpu() -> str:
-    try:
-        found = re.search(r"model name\s*: (.+)", Path("/proc/cpuinfo").read_text())
-    except OSError:
-        found = None
-    return found[1] if found else platform.machine()
+        changed, num_compared = differences(one.predictions, part.predictions)
+    (of_one, growth_one), (of_two, growth_two) = cases_of(one), cases_of(two)
+    rates = [[seen.answers / seen.answer_s] for seen in (two, one)]
+    cases = [
+        *of_one,
+        *of_two,
+        compared(f"{two.answers:,} questions, 2 ranks: answers", *rates, "1 rank", "1/s"),
+        alone(f"answers changed by other batches, of {num_compared:,}", [changed], "answers"),
+        alone("predictions of 2 ranks equal those of 1 byte for byte", [is_equal], "1 = yes"),
+    ]
+    write_record(
+        given.output,
+        command="make bench-evaluate",
+        cases=cases,
+        goal={"equal predictions": 1.0, "growth of memory, at most": FLAT_FRAC},
+        met={"equal predictions": is_equal, "growth of memory, at most": max(growth_one, growth_two) <= FLAT_FRAC},
+        notes="The bundled model in its search loop, one thread a rank; each evaluation was made once.",
+    )
+    print(f"\n{table(cases)}\nWrote {given.output}")
 
 
 if __name__ == "__main__":
