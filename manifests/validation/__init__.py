@@ -1,0 +1,1 @@
+"""Renders the overlays as kubectl would and says what a cluster, or a careful operator, would refuse."""
