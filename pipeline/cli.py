@@ -62,6 +62,9 @@ def _parser() -> argparse.ArgumentParser:
     compile_ = commands.add_parser("compile", help="write the pipeline as YAML for Kubeflow Pipelines")
     compile_.set_defaults(command=_compile)
     compile_.add_argument("--output", type=Path, default=Path("build/search-r1.yaml"), help="file (%(default)s)")
+    compile_.add_argument(
+        "--image", default="", metavar="REFERENCE", help="image of every step (images/cpu or images/gpu)"
+    )
 
     lineage = commands.add_parser("lineage", help="print what a run or a manifest was made from")
     lineage.set_defaults(command=_lineage)
@@ -217,8 +220,10 @@ def _show_result(
 def _compile(given: argparse.Namespace) -> None:
     from pipeline.cluster import compile_pipeline
 
-    compile_pipeline(given.output)
+    compile_pipeline(given.output, given.image)
     print(f"Wrote {given.output}")
+    if not given.image:
+        print("Its steps name no image of this project yet; to run it on a cluster: searchr1 compile --image REFERENCE")
 
 
 def _lineage(given: argparse.Namespace) -> None:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from kfp import kubernetes
 from kfp.dsl import PipelineTask
 
+from pipeline.environment import give_environment
+
 
 @dataclass(frozen=True)
 class Resources:
@@ -42,10 +44,10 @@ RETRY_BACKOFF_S = 30
 
 
 def place(task: PipelineTask) -> PipelineTask:
-    """Return `task` with the resources and policies of its name applied."""
+    """Return `task` with the resources and policies of its name applied, and with its environment."""
     given = RESOURCES[task.name]
     task.set_cpu_request(given.cpu).set_memory_request(given.memory).set_memory_limit(given.memory)
     task.set_retry(num_retries=given.retries, backoff_duration=f"{RETRY_BACKOFF_S}s", backoff_factor=2.0)
     task.set_caching_options(given.cached)
     kubernetes.set_timeout(task, given.timeout_s)
-    return task
+    return give_environment(task)

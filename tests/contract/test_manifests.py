@@ -376,3 +376,24 @@ def test_queue_has_to_cover_what_training_pods_request(rendered):
     group["coveredResources"].remove("nvidia.com/gpu")
     group["flavors"][0]["resources"].pop()
     assert "covers nvidia.com/gpu" in "\n".join(complaints(objects, around))
+
+
+def test_overlay_of_the_guide_is_valid(kubectl, tmp_path):
+    """The overlay for Amazon that the guide lays over ours, as its reader would write it."""
+    guide = (MANIFESTS.parent / "docs" / "guides" / "kubernetes.md").read_text()
+    text = re.search(r"overlays/eks/kustomization\.yaml <<EOF\n(.*?)\nEOF", guide, re.DOTALL)[1]
+    for name, value in {"ACCOUNT": "123456789012", "AWS_REGION": "eu-west-1", "BUCKET": "team-bucket"}.items():
+        text = text.replace(f"${name}", value)
+    assert "$" not in text
+    text = text.replace("../..", relative(MANIFESTS, tmp_path)).replace(
+        "../standalone", relative(MANIFESTS / "overlays" / "standalone", tmp_path)
+    )
+    (tmp_path / "kustomization.yaml").write_text(text)
+    objects = render(kubectl, tmp_path, IMAGES)
+    assert complaints(objects, surroundings(MANIFESTS / "overlays" / "standalone-kfp"), deployable=True) == []
+    config = find(objects, "ConfigMap", "searchr1-config")["data"]
+    assert config["MLFLOW_ARTIFACTS_DESTINATION"] == "s3://team-bucket/mlflow"
+    assert "AWS_ENDPOINT_URL" not in config
+    annotations = find(objects, "ServiceAccount", "searchr1-trainer")["metadata"]["annotations"]
+    assert annotations == {"eks.amazonaws.com/role-arn": "arn:aws:iam::123456789012:role/searchr1"}
+    assert "searchr1-s3" not in yaml.safe_dump(objects)
