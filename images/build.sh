@@ -5,7 +5,8 @@
 # PIP_EXTRA_INDEX_URL, PIP_FIND_LINKS, PIP_TRUSTED_HOST, which reach the build stage only. BUILD_NETWORK=host lets
 # the build see servers on this machine's loopback.
 #
-# The references go to build/images.env, one IMAGE_<NAME>=<reference> a line, as `make manifests` takes them.
+# The references go to build/images.env (or to REFERENCES), one IMAGE_<NAME>=<reference> a line, as `make manifests`
+# takes them.
 #
 # --any-base: where the base cannot be pulled, make one from Debian's packages (mmdebstrap, root). For tests only.
 set -euo pipefail
@@ -55,13 +56,14 @@ for name in PIP_INDEX_URL PIP_EXTRA_INDEX_URL PIP_FIND_LINKS PIP_TRUSTED_HOST; d
 done
 if [ -n "${BUILD_NETWORK:-}" ]; then options+=(--network "$BUILD_NETWORK"); fi
 
-mkdir -p build
+references=${REFERENCES:-build/images.env}
+mkdir -p "$(dirname "$references")"
+touch "$references"
 for name in "$@"; do
   image=${REGISTRY:+$REGISTRY/}searchr1-$name:$tag
   echo "Building $image on $base"
   "$engine" build --file "images/$name/Dockerfile" --tag "$image" "${options[@]}" .
   variable=IMAGE_${name^^}
-  touch build/images.env
-  sed -i "/^$variable=/d" build/images.env
-  echo "$variable=$image" >> build/images.env
+  sed -i "/^$variable=/d" "$references"
+  echo "$variable=$image" >> "$references"
 done

@@ -3,7 +3,9 @@
 Runs in the environment of the manifests, which holds hadolint: make manifests-test.
 """
 
+import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -101,3 +103,61 @@ def test_an_image_is_made_from_listed_files_only():
     first, *allowed = [line for line in (ROOT / ".dockerignore").read_text().splitlines() if not line.startswith("#")]
     assert first == "*"
     assert all(line.startswith("!") or line == "**/__pycache__" for line in allowed)
+
+
+ENGINE = """#!/bin/sh
+[ "$1" != pull ] && [ "$1 $2" != "image inspect" ] || exit 1
+echo "$@" >> "$CALLS"
+"""
+"""A container engine that writes its command lines down and knows no image."""
+
+
+def build(tmp_path, *arguments, **environment):
+    engine = tmp_path / "engine"
+    engine.write_text(ENGINE)
+    engine.chmod(0o755)
+    own = {"ENGINE": str(engine), "CALLS": str(tmp_path / "calls"), "REFERENCES": str(tmp_path / "images.env")}
+    environment = {"PATH": os.environ["PATH"], **own, **environment}
+    command = [ROOT / "images" / "build.sh", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    calls = (tmp_path / "calls").read_text() if (tmp_path / "calls").exists() else ""
+    return done, calls
+
+
+def test_build_writes_the_references_down(tmp_path):
+    for tag in ("0.1.0", "0.2.0"):
+        done, _ = build(tmp_path, "cpu", "mlflow", REGISTRY="registry.example/team", TAG=tag)
+        assert done.returncode == 0, done.stderr
+    assert sorted((tmp_path / "images.env").read_text().split()) == [
+        "IMAGE_CPU=registry.example/team/searchr1-cpu:0.2.0",
+        "IMAGE_MLFLOW=registry.example/team/searchr1-mlflow:0.2.0",
+    ]
+
+
+def test_build_keeps_the_address_of_an_index_off_the_command_line(tmp_path):
+    done, calls = build(tmp_path, "cpu", TAG="0.1.0", PIP_INDEX_URL="https://user:password@index.example")
+    assert done.returncode == 0
+    assert "--build-arg PIP_INDEX_URL" in calls
+    assert "password" not in calls + done.stdout
+
+
+def test_build_takes_another_base(tmp_path):
+    _, calls = build(tmp_path, "gpu", TAG="0.1.0", BASE_IMAGE="registry.example/python:3.11.14")
+    assert "BASE_IMAGE=registry.example/python:3.11.14" in calls
+
+
+@pytest.mark.parametrize("arguments", [[], ["--any-base"], ["nothing"]])
+def test_build_of_no_known_image_is_refused(tmp_path, arguments):
+    done, calls = build(tmp_path, *arguments)
+    assert (done.returncode, calls) == (2, "")
+    assert "Usage" in done.stderr
+
+
+def test_build_without_an_engine_says_what_to_do(tmp_path):
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    for name in ("bash", "dirname"):
+        (tools / name).symlink_to(shutil.which(name))
+    done, _ = build(tmp_path, "cpu", ENGINE="", PATH=str(tools))
+    assert done.returncode == 2
+    assert "Neither docker nor podman answers" in done.stderr
