@@ -59,6 +59,8 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--no-cache", action="store_true", help="run every step again")
     run.add_argument("--print-config", action="store_true", help="print the settings of every step and stop")
 
+    _add_plan_parser(commands)
+
     compile_ = commands.add_parser("compile", help="write the pipeline as YAML for Kubeflow Pipelines")
     compile_.set_defaults(command=_compile)
     compile_.add_argument("--output", type=Path, default=Path("build/search-r1.yaml"), help="file (%(default)s)")
@@ -104,6 +106,20 @@ def _add_evaluate(commands: Any) -> None:
     evaluate.add_argument("--set", action="append", default=[], metavar="STEP.KEY=VALUE", help="override one setting")
     evaluate.add_argument("--output", type=Path, help="folder of the results (below the folder of runs)")
     evaluate.add_argument("--runs-dir", type=Path, default=Path("runs"), help="folder of runs and data (%(default)s)")
+
+
+def _add_plan_parser(commands: Any) -> None:
+    plan = commands.add_parser("plan", help="tell whether a training fits its GPUs, and what it will take")
+    plan.set_defaults(command=_plan)
+    plan.add_argument("preset", help="name of a preset, or a .toml file")
+    plan.add_argument("--gpu", default="h100", help="h100, h200, a100-80, ... (%(default)s)")
+    plan.add_argument("--gpu-memory-gib", type=float, help="memory of a GPU, instead of the data sheet's")
+    plan.add_argument("--tflops", type=float, help="peak of matrix products, instead of the data sheet's")
+    plan.add_argument("--bandwidth", type=float, metavar="TB_PER_S", help="of GPU memory, instead of the data sheet's")
+    plan.add_argument("--model-config", type=Path, help="config.json of a model that is not in the table")
+    plan.add_argument("--set", action="append", default=[], metavar="STEP.KEY=VALUE", help="override one setting")
+    plan.add_argument("--expect", action="append", default=[], metavar="KEY=VALUE", help="change an assumption")
+    plan.add_argument("--json", action="store_true", help="print numbers for programs")
 
 
 def _run(given: argparse.Namespace) -> None:
@@ -215,6 +231,24 @@ def _show_result(
     print(f"Summary  {folder.results / 'summary.json'} (also {latest})")
     print(f"Log      {folder.log}")
     print(f"MLflow   mlflow ui --backend-store-uri {environment['MLFLOW_TRACKING_URI']}", flush=True)
+
+
+def _plan(given: argparse.Namespace) -> None:
+    from components.contracts.config import parse_overrides
+    from components.resolve.main import resolve
+    from components.train.plan import choose_gpu, preflight
+
+    text, refused = preflight(
+        given.preset,
+        resolve(preset=given.preset, overrides="\n".join(given.set)),
+        choose_gpu(given.gpu, given.gpu_memory_gib, given.tflops, given.bandwidth),
+        model_config=given.model_config,
+        expected=parse_overrides("\n".join(given.expect)),
+        as_json=given.json,
+    )
+    print(text, flush=True)
+    if refused:
+        raise refused
 
 
 def _compile(given: argparse.Namespace) -> None:

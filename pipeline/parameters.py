@@ -7,6 +7,8 @@ enforced by the resolve step (kfp.local checks none); a contract test keeps both
 from dataclasses import dataclass
 from importlib.resources import files
 
+from components.contracts.config import presets_in
+
 
 @dataclass(frozen=True)
 class Parameter:
@@ -25,17 +27,11 @@ class Parameter:
         return self.name.partition("_")[2]
 
 
-def preset_names() -> tuple[str, ...]:
-    """Return the names of the bundled presets, sorted."""
-    folder = files("pipeline") / "presets"
-    return tuple(sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml")))
-
-
 PRESET = Parameter(
     "p01_preset",
     "small-world",
-    "Model, data, hardware and budget in one name. small-world: a tiny model in a made-up world, CPU, minutes.",
-    choices=preset_names(),
+    "Model, algorithm and hardware in one name. small-world: a tiny model in a made-up world, CPU, minutes.",
+    choices=tuple(presets_in(files("pipeline") / "presets")),
 )
 CORPUS_URI = Parameter(
     "p02_corpus_uri",

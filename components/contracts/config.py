@@ -2,9 +2,11 @@
 
 import difflib
 import hashlib
+import itertools
 import json
 import re
 import tomllib
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any, Self
 
@@ -14,6 +16,9 @@ from components.contracts.errors import ConfigError, MissingError
 
 # A comma or semicolon ends an override only where another one begins, so that values may hold them.
 _OVERRIDE_SEPARATOR = re.compile(r"\n|[,;](?=\s*[\w.-]+\s*=)")
+
+PRESET_LAYERS = ("model", "algorithm", "hardware")
+"""Folders of the presets folder whose files make presets by combination."""
 
 
 class StepConfig(BaseModel):
@@ -62,6 +67,25 @@ def read_config_file(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise ConfigError(f"{path} does not parse: {error}", remedy="mend the file") from None
     raise ConfigError(f"{path} has the ending {path.suffix!r}", allowed=".toml, .json")
+
+
+def presets_in(folder: Traversable) -> dict[str, tuple[str, ...]]:
+    """Return preset name -> the files it is made of, each laid over the ones before it, sorted by name.
+
+    A file of `folder` is a preset by itself. One file of each folder of `PRESET_LAYERS`, joined by hyphens, is one
+    as well: `model/qwen2.5-3b` with `algorithm/ppo` and `hardware/8x80gb` is `qwen2.5-3b-ppo-8x80gb`. Any other
+    folder holds what presets extend.
+    """
+    presets = {name: (name,) for name in _toml_names(folder)}
+    layers = [[f"{layer}/{name}" for name in _toml_names(folder / layer)] for layer in PRESET_LAYERS]
+    for files in itertools.product(*layers):
+        presets["-".join(file.partition("/")[2] for file in files)] = files
+    return dict(sorted(presets.items()))
+
+
+def _toml_names(folder: Traversable) -> list[str]:
+    entries = folder.iterdir() if folder.is_dir() else ()
+    return [entry.name.removesuffix(".toml") for entry in entries if entry.name.endswith(".toml")]
 
 
 def merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,130 @@
+"""Bytes that a training takes on each GPU, part by part.
+
+Policy, critic and reference are cut into equal shards over all GPUs (FSDP2); every GPU has an engine of its own.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from components.train.config import TrainConfig
+from components.train.cost import ModelShape, activation_bytes_per_token
+
+GIB = 2**30
+FLOAT32_BYTES = 4
+LOGITS_PER_CHUNK = 1 << 28
+"""Largest chunk of logits that `head.py` computes at a time."""
+LOGIT_COPIES = 3
+"""Float32 tensors of the size of such a chunk that exist together."""
+GATHERED_LAYERS = 2
+"""Layers whose weights are whole at a time: the one at work and the one fetched ahead."""
+SAMPLING_BYTES_PER_LOGIT = 20
+"""Logits, their float32 copy, log-probabilities and cumulative probabilities in float64."""
+CONTEXT_BYTES = 1.5 * GIB
+"""CUDA context, matrix library workspaces, communication buffers."""
+FRAGMENTATION_FRAC = 0.05
+"""Memory the allocator cannot use, as a share of what is used."""
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryPart:
+    """One use of memory; `update` and `rollout` follow each other, so that only the larger of the two counts."""
+
+    name: str
+    num_bytes: float
+    when: Literal["always", "update", "rollout"] = "always"
+    on_host: bool = False
+
+
+def num_gpus(config: TrainConfig) -> int:
+    """Return the GPUs of all nodes."""
+    return config.parallel.num_nodes * config.parallel.gpus_per_node
+
+
+def bytes_per_number(config: TrainConfig) -> int:
+    """Return the size of a number in matrix products, in the cache and in the engine's weights."""
+    return 2 if config.parallel.compute_dtype == "bfloat16" else FLOAT32_BYTES
+
+
+def micro_batch_tokens(config: TrainConfig) -> int:
+    """Return the most tokens of a forward and backward pass: a row is as long as its longest episode at least."""
+    return config.micro_batch_rows * max(config.row_tokens, config.loop.max_context_tokens)
+
+
+def trained_modules(config: TrainConfig, shape: ModelShape) -> dict[str, int]:
+    """Return name -> parameters of what is trained."""
+    critic = {"critic": shape.critic_parameters} if config.algorithm == "ppo" else {}
+    return {"policy": shape.num_parameters} | critic
+
+
+def memory_parts(config: TrainConfig, shape: ModelShape) -> list[MemoryPart]:
+    """Return what each GPU (or, offloaded, its share of the host) holds at the bounds of the configuration."""
+    parts = _sharded_parts(config, shape)
+    parts += [*_update_parts(config, shape), *_engine_parts(config, shape)]
+    parts.append(MemoryPart("CUDA context, workspaces, communication", CONTEXT_BYTES))
+    return [*parts, MemoryPart("lost to fragmentation", FRAGMENTATION_FRAC * peak_bytes(parts))]
+
+
+def peak_bytes(parts: Sequence[MemoryPart]) -> float:
+    """Return the bytes of a GPU when most are in use."""
+    by_phase = {"always": 0.0, "update": 0.0, "rollout": 0.0}
+    for part in parts:
+        by_phase[part.when] += part.num_bytes * (not part.on_host)
+    return by_phase["always"] + max(by_phase["update"], by_phase["rollout"])
+
+
+def host_bytes(parts: Sequence[MemoryPart]) -> float:
+    """Return the bytes of the host that one GPU's share of the training takes."""
+    return sum(part.num_bytes for part in parts if part.on_host)
+
+
+def _sharded_parts(config: TrainConfig, shape: ModelShape) -> list[MemoryPart]:
+    shards, offloaded = num_gpus(config), config.parallel.cpu_offload
+    parts = []
+    for name, count in trained_modules(config, shape).items():
+        shard_bytes = FLOAT32_BYTES * count / shards
+        parts += [
+            MemoryPart(f"{name}: weights, float32", shard_bytes, on_host=offloaded),
+            MemoryPart(f"{name}: Adam moments, float32", 2 * shard_bytes, on_host=offloaded),
+            MemoryPart(f"{name}: gradients, float32", shard_bytes, "update", on_host=offloaded),
+        ]
+    if config.loss.kl_coefficient:
+        reference_bytes = FLOAT32_BYTES * shape.num_parameters / shards
+        parts.append(MemoryPart("reference: weights, float32", reference_bytes, on_host=offloaded))
+    return parts
+
+
+def _update_parts(config: TrainConfig, shape: ModelShape) -> list[MemoryPart]:
+    width, tokens = bytes_per_number(config), micro_batch_tokens(config)
+    # Embeddings, head and last norm are one unit that stays whole from the forward to the end of the backward pass.
+    root = shape.num_parameters - shape.num_layers * shape.layer_parameters
+    layers = GATHERED_LAYERS * shape.layer_parameters
+    gathered_bytes = (root + layers) * width + root * width + layers * (width + FLOAT32_BYTES)
+    in_layer, input_only = activation_bytes_per_token(shape, width)
+    # Beside what is kept there are the gradients of one layer and, when checkpointed, that layer computed again.
+    kept = input_only if config.parallel.activation_checkpointing else in_layer
+    working = in_layer * (2 if config.parallel.activation_checkpointing else 1)
+    chunk_bytes = FLOAT32_BYTES * min(LOGITS_PER_CHUNK, tokens * shape.vocab_size)
+    return [
+        MemoryPart("gathered weights and gradients", gathered_bytes, "update"),
+        MemoryPart(f"activations of {tokens:,} tokens", tokens * (shape.num_layers * kept + working), "update"),
+        MemoryPart(
+            "logits and gradient of the head",
+            LOGIT_COPIES * chunk_bytes + 2 * FLOAT32_BYTES * shape.embedding_parameters,
+            "update",
+        ),
+    ]
+
+
+def _engine_parts(config: TrainConfig, shape: ModelShape) -> list[MemoryPart]:
+    width, slots, loop = bytes_per_number(config), config.num_slots, config.loop
+    cache_bytes = slots * (loop.max_context_tokens + 1) * shape.kv_bytes_per_token(width)
+    # The longest forward pass takes in an observation of every sequence at once, keys and values repeated per head.
+    prefill = slots * loop.max_observation_tokens * width * (3 * shape.intermediate_size + 4 * shape.hidden_size)
+    repeated = 2 * slots * loop.max_context_tokens * shape.query_size * width
+    sampling = slots * shape.vocab_size * SAMPLING_BYTES_PER_LOGIT
+    return [
+        MemoryPart("engine: weights", width * shape.num_parameters),
+        MemoryPart(f"engine: cache of {slots:,} sequences", cache_bytes),
+        MemoryPart("engine: prefill and sampling", prefill + repeated + sampling, "rollout"),
+    ]

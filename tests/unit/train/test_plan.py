@@ -1,0 +1,264 @@
+"""Plans against the trainer's own objects, figures computed elsewhere, and the presets they are made for."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from components.contracts.errors import ConfigError, MissingError
+from components.resolve.presets import load_preset, preset_names
+from components.train.config import TrainConfig
+from components.train.cost import KNOWN_SHAPES, ModelShape, forward_flops, train_flops_per_token
+from components.train.learner import Learner
+from components.train.plan import choose_gpu, model_shape
+from components.train.plan_figures import make_plan
+from components.train.plan_memory import GIB, memory_parts
+from components.train.plan_remedies import refusal, remedies
+from components.train.plan_time import GPUS, Assumptions
+from pipeline.cli import main
+
+QWEN_3B = KNOWN_SHAPES["Qwen/Qwen2.5-3B"]
+ON_GPUS = [name for name in preset_names() if not name.startswith("small-world")]
+GUIDE = Path(__file__).parents[3] / "docs" / "guides" / "presets.md"
+
+
+def preset_plan(name, gpu="h100", **expected):
+    tables = load_preset(name)
+    config = TrainConfig.parse(tables["train"])
+    return make_plan(config, model_shape(tables["base_model"]["source"]), GPUS[gpu], Assumptions(**expected))
+
+
+def anchor(algorithm, episodes_per_question, **changes):
+    """2,560 episodes of 2,000 tokens on eight H100 at 40 % MFU, as the published table assumes."""
+    config = TrainConfig.parse(
+        {
+            "algorithm": algorithm,
+            "questions_per_step": 2560 // episodes_per_question,
+            "episodes_per_question": episodes_per_question,
+            "parallel": {"gpus_per_node": 8, "compute_dtype": "bfloat16"} | changes.pop("parallel", {}),
+            "loop": {"max_searches": 4, "max_turn_tokens": 500, "max_observation_tokens": 500}
+            | {"max_context_tokens": 4096},
+        }
+        | changes
+    )
+    assumed = Assumptions(prompt_tokens=1, search_frac=0.75, turn_frac=0.3, observation_frac=1399 / 1500)
+    return make_plan(config, QWEN_3B, GPUS["h100"], assumed)
+
+
+WITHOUT_KL = {"kl_coefficient": 0.0}
+UNMASKED = {"mask_retrieved_tokens": False}
+CHECKPOINTED = {"activation_checkpointing": True}
+
+
+@pytest.mark.parametrize(
+    ("plan", "seconds"),
+    [
+        # The table runs the head on every token and for the critic; here it runs where it is needed, hence 10 %.
+        pytest.param(anchor("grpo", 5, loss=UNMASKED, parallel=CHECKPOINTED), 63, id="grpo, 6 forwards"),
+        pytest.param(anchor("grpo", 5, loss=WITHOUT_KL), 32, id="grpo, 3 forwards"),
+        pytest.param(anchor("ppo", 1, loss=UNMASKED, parallel=CHECKPOINTED), 115, id="ppo, 11 forwards"),
+        pytest.param(anchor("ppo", 1, loss=WITHOUT_KL), 73, id="ppo, 7 forwards"),
+    ],
+)
+def test_training_time_agrees_with_figures_computed_elsewhere(plan, seconds):
+    assert plan.expected.tokens == pytest.approx(2000)
+    training_s = sum(phase.seconds for phase in plan.phases if not phase.name.startswith("rollout"))
+    if not plan.config.loss.mask_retrieved_tokens:
+        assert plan.phases[2].name == "old log-probabilities"
+    assert training_s == pytest.approx(seconds, rel=0.1)
+    assert training_s < 1.01 * seconds
+
+
+@pytest.mark.parametrize(
+    ("forwards", "seconds"),
+    [pytest.param(6, 63, id="grpo"), pytest.param(11, 115, id="ppo"), pytest.param(7, 73, id="minimal ppo")],
+)
+def test_flops_give_the_published_seconds(forwards, seconds):
+    one = forward_flops(QWEN_3B, [2000] * 2560, 2560 * 2000)
+    assert forwards * one / (8 * 989e12 * 0.4) == pytest.approx(seconds, rel=0.01)
+    assert 3 * one == pytest.approx(train_flops_per_token(QWEN_3B, 2000) * 2560 * 2000)
+
+
+def test_rollouts_decode_at_half_of_the_published_roof():
+    phases = {phase.name: phase.seconds for phase in anchor("grpo", 5, num_slots=256).phases}
+    # 320 episodes of a GPU write 600 tokens each; 49,000 tokens/s at 256 sequences of 1,200 tokens, here of 1,000.
+    assert phases["rollout: decode"] == pytest.approx(320 * 600 / (49_000 * 0.5), rel=0.12)
+
+
+@pytest.mark.parametrize("algorithm", ["ppo", "grpo"])
+def test_sharded_parts_are_the_bytes_the_learner_holds(policy, algorithm):
+    config = TrainConfig(algorithm=algorithm, episodes_per_question=2, parallel={"gpus_per_node": 1})
+    learner = Learner(policy, config, 0)
+    held = {}
+    for name, module in learner.modules().items():
+        for parameter in module.parameters():
+            parameter.grad = torch.zeros_like(parameter)
+        learner.optimizers[name].step()
+        moments = [
+            value
+            for state in learner.optimizers[name].state.values()
+            for key, value in state.items()
+            if key.startswith("exp_avg")
+        ]
+        held[f"{name}: weights, float32"] = sum(p.nbytes for p in module.parameters())
+        held[f"{name}: gradients, float32"] = sum(p.grad.nbytes for p in module.parameters())
+        held[f"{name}: Adam moments, float32"] = sum(moment.nbytes for moment in moments)
+    held["reference: weights, float32"] = sum(p.nbytes for p in learner.reference.parameters())
+    shape = ModelShape.from_hf_config(policy.config.to_dict())
+    parts = {part.name: part.num_bytes for part in memory_parts(config, shape)}
+    assert {name: parts[name] for name in held} == held
+    assert [name for name in parts if name.endswith("float32") and name not in held] == []
+
+
+def test_peak_leaves_out_the_smaller_phase_and_what_lies_on_the_host():
+    config = TrainConfig(parallel={"gpus_per_node": 1, "cpu_offload": True, "compute_dtype": "bfloat16"})
+    plan = make_plan(config, QWEN_3B, GPUS["h100"], Assumptions(prompt_tokens=20))
+    on_host = sum(part.num_bytes for part in plan.parts if part.on_host)
+    assert on_host == 4 * (5 * QWEN_3B.num_parameters + 4 * QWEN_3B.critic_parameters)
+    assert plan.host_bytes_per_node == on_host
+    by_phase = {
+        when: sum(p.num_bytes for p in plan.parts if p.when == when and not p.on_host)
+        for when in ("always", "update", "rollout")
+    }
+    assert plan.peak_bytes == by_phase["always"] + max(by_phase["update"], by_phase["rollout"])
+
+
+@pytest.mark.parametrize("gpu", ["h100", "a100-80"])
+@pytest.mark.parametrize("name", ON_GPUS)
+def test_every_shipped_preset_fits_its_machine(name, gpu):
+    plan = preset_plan(name, gpu)
+    assert plan.fits
+    nodes, _, gpus = {"1x80gb": "1 x 1", "8x80gb": "1 x 8", "2x8x80gb": "2 x 8"}[name.rpartition("-")[2]].partition(
+        " x "
+    )
+    assert (plan.config.parallel.num_nodes, plan.config.parallel.gpus_per_node) == (int(nodes), int(gpus))
+    assert plan.longest.tokens <= plan.config.loop.max_context_tokens <= plan.config.row_tokens
+    assert plan.longest_step_s > plan.step_s
+
+
+def test_the_guide_says_what_the_plans_say():
+    rows = re.findall(r"^\| `([\w.-]+)` \| ([\d.]+) \| (\d+) \| (\d+) \| ([\d.]+) \|$", GUIDE.read_text(), re.MULTILINE)
+    planned = {name: preset_plan(name) for name in ON_GPUS if "instruct" not in name}
+    assert {row[0]: row[1:] for row in rows} == {
+        name: (
+            f"{plan.peak_bytes / GIB:.1f}",
+            f"{plan.host_bytes_per_node / GIB:.0f}",
+            f"{plan.step_s:.0f}",
+            f"{plan.run_hours:.1f}",
+        )
+        for name, plan in planned.items()
+    }
+
+
+TOO_LARGE = [
+    pytest.param("qwen2.5-7b", {"parallel": {"gpus_per_node": 1}}, id="one float32 GPU"),
+    pytest.param("qwen2.5-7b", {"parallel": {"gpus_per_node": 8, "compute_dtype": "bfloat16"}}, id="wide rows"),
+    pytest.param("qwen2.5-3b", {"num_slots": 400, "parallel": {"gpus_per_node": 8}}, id="many slots"),
+]
+
+
+@pytest.mark.parametrize(("model", "changes"), TOO_LARGE)
+def test_remedies_fit_and_change_what_they_say(model, changes):
+    shape = {"qwen2.5-7b": KNOWN_SHAPES["Qwen/Qwen2.5-7B"], "qwen2.5-3b": QWEN_3B}[model]
+    loop = {"max_turn_tokens": 500, "max_observation_tokens": 500, "max_context_tokens": 4096}
+    config = TrainConfig.parse({"row_tokens": 16_384, "micro_batch_rows": 2, "loop": loop} | changes)
+    plan = make_plan(config, shape, GPUS["h100"], Assumptions())
+    assert not plan.fits
+    found = remedies(plan)
+    assert found and all(remedy.plan.fits for remedy in found)
+    assert any(remedy.what.startswith("--set train.") for remedy in found)
+    assert all(remedy.what in str(refusal(plan)) for remedy in found)
+    assert all(remedy.plan.config != config or remedy.plan.gpu != plan.gpu for remedy in found)
+
+
+def test_a_model_no_machine_holds_is_refused_without_a_promise():
+    shape = ModelShape(200, 30_000, 90_000, 128, 128, 256, 150_000, False)
+    plan = make_plan(TrainConfig(parallel={"gpus_per_node": 8}), shape, GPUS["h100"], Assumptions(prompt_tokens=20))
+    assert remedies(plan) == []
+    assert "take a smaller model" in str(refusal(plan))
+
+
+def exit_code_of(*arguments):
+    try:
+        main(["plan", *arguments])
+    except SystemExit as ended:
+        return ended.code
+    return 0
+
+
+def test_the_command_prints_parts_phases_and_assumptions(capsys):
+    assert exit_code_of("qwen2.5-3b-ppo-8x80gb") == 0
+    shown = capsys.readouterr().out
+    for words in ("critic: Adam moments", "fits,", "rollout: decode", "critic update", "GPU-hours", "mfu=0.4"):
+        assert words in shown
+
+
+def test_the_command_prints_numbers_for_programs(capsys):
+    arguments = ["qwen2.5-3b-grpo-2x8x80gb", "--json", "--expect", "mfu=0.2", "--gpu", "h200"]
+    assert exit_code_of(*arguments) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert shown["gpu"] == {"name": "h200", "memory_gib": 139.8, "count": 16}
+    assert shown["assumptions"]["mfu"] == 0.2
+    assert shown["step_s"] == pytest.approx(sum(phase["seconds"] for phase in shown["phases"].values()))
+    assert shown["network_gb_per_node_and_step"] > 0
+
+
+def test_what_does_not_fit_ends_with_2_and_the_printed_remedy_works(capsys):
+    given = ["qwen2.5-7b-ppo-8x80gb", "--set", "train.num_slots=96", "--json"]
+    assert exit_code_of(*given) == 2
+    shown = capsys.readouterr()
+    assert json.loads(shown.out)["fits"] is False
+    assert "engine: cache of 96 sequences" in shown.err
+    found = re.search(r"--set (train\.\S+)", shown.err)
+    assert exit_code_of(*given, "--set", found[1]) == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        pytest.param(["small-world"], "trains on the CPU", id="no gpu"),
+        pytest.param(["qwen2.5-3b"], "did you mean 'qwen2.5-3b-", id="unknown preset"),
+        pytest.param(["qwen2.5-3b-ppo-1x80gb", "--gpu", "h1000"], "did you mean 'h100'", id="unknown gpu"),
+        pytest.param(["qwen2.5-3b-ppo-1x80gb", "--tflops", "-1"], "tflops = -1", id="negative peak"),
+        pytest.param(["qwen2.5-3b-ppo-1x80gb", "--expect", "mfu=2"], "--expect.mfu = 2", id="more than all"),
+        pytest.param(["qwen2.5-3b-ppo-1x80gb", "--expect", "mfo=.2"], "did you mean 'mfu'", id="unknown assumption"),
+        pytest.param(["qwen2.5-3b-ppo-1x80gb", "--expect", "prompt_tokens=4000"], "no room", id="long prompt"),
+        pytest.param(
+            ["qwen2.5-3b-ppo-1x80gb", "--set", "base_model.source=hf://Qwen/Qwen2.5-32B"], "--model-config", id="model"
+        ),
+        pytest.param(["qwen2.5-3b-ppo-1x80gb", "--set", "train.algorithm=sft"], "samples nothing", id="imitation"),
+    ],
+)
+def test_what_cannot_be_planned_ends_with_2(capsys, arguments, says):
+    assert exit_code_of(*arguments) == 2
+    assert says in capsys.readouterr().err
+
+
+def test_a_gpu_may_have_other_numbers():
+    gpu = choose_gpu("h100", memory_gib=60.0, bandwidth_tb_per_s=2.0)
+    assert (gpu.memory_gib, gpu.bfloat16_tflops, gpu.bandwidth_tb_per_s) == (60.0, 989, 2.0)
+
+
+@pytest.mark.parametrize("given", ["config.json", ""], ids=["file", "folder"])
+def test_a_model_may_bring_its_configuration(policy, tmp_path, given):
+    config = policy.config
+    (tmp_path / "config.json").write_text(config.to_json_string())
+    assert model_shape("hf://someone/else", tmp_path / given) == ModelShape.from_hf_config(config.to_dict())
+    assert model_shape(str(tmp_path)) == model_shape("hf://someone/else", tmp_path)
+    with pytest.raises(MissingError):
+        model_shape("hf://someone/else", tmp_path / "nothing" / "config.json")
+
+
+def test_a_revision_does_not_change_a_known_model():
+    assert model_shape("hf://Qwen/Qwen2.5-3B-Instruct@abc123") == QWEN_3B
+    with pytest.raises(ConfigError, match=r"did you mean 'Qwen/Qwen2\.5-7B'"):
+        model_shape("hf://Qwen/Qwen2.5-72B")
+
+
+def test_planning_loads_no_model_library():
+    code = "import sys, components.train.plan; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
