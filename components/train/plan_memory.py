@@ -89,8 +89,9 @@ def _sharded_parts(config: TrainConfig, shape: ModelShape) -> list[MemoryPart]:
             MemoryPart(f"{name}: gradients, float32", shard_bytes, "update", on_host=offloaded),
         ]
     if config.loss.kl_coefficient:
-        reference_bytes = FLOAT32_BYTES * shape.num_parameters / shards
-        parts.append(MemoryPart("reference: weights, float32", reference_bytes, on_host=offloaded))
+        # Nothing is ever added to it: it is kept in the precision it computes in.
+        reference_bytes = bytes_per_number(config) * shape.num_parameters / shards
+        parts.append(MemoryPart("reference: weights", reference_bytes, on_host=offloaded))
     return parts
 
 

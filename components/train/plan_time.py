@@ -202,15 +202,19 @@ def rollout_phases(
 
 
 def network_gb_per_node(config: TrainConfig, shape: ModelShape, num_tokens: float) -> float:
-    """Return what a node sends and receives in a step to gather weights and to reduce gradients, in GB."""
-    nodes = config.parallel.num_nodes
-    width = bytes_per_number(config)
-    trained = sum(trained_modules(config, shape).values()) * (2 * width + FLOAT32_BYTES)
-    scored = shape.critic_parameters * (config.algorithm == "ppo") + shape.num_parameters * (
-        config.loss.kl_coefficient > 0
-    )
-    passes = _micro_batches(config, num_tokens)
-    return passes * (trained + scored * width) * (nodes - 1) / nodes / 1e9
+    """Return what a node receives in a step to gather weights and to reduce gradients, in GB."""
+    width, nodes = bytes_per_number(config), config.parallel.num_nodes
+    trained, scored = _passes(config, shape)
+    moved = (2 * width + FLOAT32_BYTES) * trained + width * scored
+    return _micro_batches(config, num_tokens) * moved * (nodes - 1) / nodes / 1e9
+
+
+def _passes(config: TrainConfig, shape: ModelShape) -> tuple[int, int]:
+    """Return the parameters that go (forward and backward, forward only)."""
+    reference = shape.num_parameters * (config.loss.kl_coefficient > 0)
+    values = shape.critic_parameters * (config.algorithm == "ppo")
+    old = shape.num_parameters * (not config.loss.mask_retrieved_tokens)
+    return sum(trained_modules(config, shape).values()), reference + values + old
 
 
 def _micro_batches(config: TrainConfig, num_tokens: float) -> float:
@@ -226,9 +230,6 @@ def _optimizers_s(config: TrainConfig, shape: ModelShape, gpu: Gpu, assumed: Ass
 
 def _transfers_s(config: TrainConfig, shape: ModelShape, assumed: Assumptions, num_tokens: float) -> float:
     """Return the time of the bus: weights for the forward and the backward pass, gradients back, for every row."""
-    shard_bytes = FLOAT32_BYTES / num_gpus(config)
-    trained = 3 * sum(trained_modules(config, shape).values())
-    scored = shape.critic_parameters * (config.algorithm == "ppo") + shape.num_parameters * (
-        config.loss.kl_coefficient > 0
-    )
-    return _micro_batches(config, num_tokens) * (trained + scored) * shard_bytes / (assumed.bus_gb_per_s * 1e9)
+    trained, scored = _passes(config, shape)
+    moved = FLOAT32_BYTES * (3 * trained + scored) / num_gpus(config)
+    return _micro_batches(config, num_tokens) * moved / (assumed.bus_gb_per_s * 1e9)
