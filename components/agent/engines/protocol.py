@@ -24,6 +24,16 @@ class TurnRequest:
     stop_strings: tuple[str, ...] = STOP_STRINGS
     """The turn ends with the first of these that the model completes; none at all is allowed."""
 
+    def check_fits(self, max_context_tokens: int) -> None:
+        """Refuse a turn that an engine of `max_context_tokens` could not finish.
+
+        Raises:
+            ValueError: the context and the turn together exceed the limit.
+        """
+        needed = len(self.token_ids) + self.max_new_tokens
+        if needed > max_context_tokens:
+            raise ValueError(f"turn needs {needed} tokens of context, the engine has {max_context_tokens}")
+
 
 @dataclass(frozen=True, slots=True)
 class TurnOutput:
@@ -63,3 +73,6 @@ class TrainedEngine(Engine, Protocol):
 
     def publish(self, named_tensors: "Iterable[tuple[str, torch.Tensor]]") -> None:
         """Take the trainer's weights, one at a time, and forget everything computed with the former ones."""
+
+    def sleep(self) -> None:
+        """Give memory back until the next `publish`, where the engine is set up to; it takes no turns meanwhile."""

@@ -18,6 +18,7 @@ from transformers import Cache, CacheLayerMixin
 
 from components.agent.engines.protocol import TurnOutput, TurnRequest
 from components.agent.engines.sampling import sample_tokens
+from components.agent.engines.turn_ends import TurnEnds
 
 
 class _SlotLayer(CacheLayerMixin):
@@ -58,19 +59,9 @@ class _SlotLayer(CacheLayerMixin):
         return self.num_columns
 
 
-@dataclass(frozen=True, slots=True)
-class _Stops:
-    """Stop strings, the only tokens worth looking at for them, and how many tokens such a string can span."""
-
-    strings: tuple[str, ...]
-    closing_ids: frozenset[int]
-    span_tokens: int
-
-
 @dataclass(slots=True)
 class _Running:
     request: TurnRequest
-    stops: _Stops
     token_ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
 
@@ -128,15 +119,14 @@ class TorchEngine:
         `prefill_at` is the share of slots that must wait for prefill before running turns pause for it:
         larger batches of prompts are cheaper, smaller ones keep more turns running.
         """
-        self.model, self.tokenizer = model, tokenizer
+        self.model = model
         self.num_slots, self.max_context_tokens = num_slots, max_context_tokens
         self._scratch = max_context_tokens
         self._prefill_at = max(1, int(prefill_at * num_slots))
         num_layers = model.config.get_text_config().num_hidden_layers
         self._layers = [_SlotLayer(num_slots, max_context_tokens + 1) for _ in range(num_layers)]
         self._cache = Cache(layers=self._layers)
-        self._stops: dict[tuple[str, ...], _Stops] = {}
-        self._eos_ids = _eos_ids(model, tokenizer)
+        self._ends = TurnEnds(tokenizer, model.generation_config)
         self._pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
         self.reset_cache()
 
@@ -155,15 +145,16 @@ class TorchEngine:
                 own[name].copy_(tensor)
         self.reset_cache()
 
+    def sleep(self) -> None:
+        """Keep everything: a shared module has no memory of its own to give back."""
+
     def add_request(self, request: TurnRequest) -> None:
         """Queue a turn.
 
         Raises:
             ValueError: the context and the turn together exceed `max_context_tokens`.
         """
-        needed = len(request.token_ids) + request.max_new_tokens
-        if needed > self.max_context_tokens:
-            raise ValueError(f"turn needs {needed} tokens of context, the engine has {self.max_context_tokens}")
+        request.check_fits(self.max_context_tokens)
         self._waiting.append(request)
 
     def has_unfinished(self) -> bool:
@@ -189,14 +180,6 @@ class TorchEngine:
         logprobs = self.model(input_ids=ids, use_cache=False).logits[0, :-1].float().log_softmax(-1)
         return logprobs.gather(-1, ids[0, 1:, None]).squeeze(-1).tolist()
 
-    def _stops_for(self, strings: tuple[str, ...]) -> _Stops:
-        if strings not in self._stops:
-            last = {string[-1] for string in strings}
-            texts = (self.tokenizer.decode([i]) for i in range(len(self.tokenizer))) if last else ()
-            closing = frozenset(i for i, text in enumerate(texts) if not last.isdisjoint(text))
-            self._stops[strings] = _Stops(strings, closing, max(map(len, strings), default=0) + 1)
-        return self._stops[strings]
-
     def _num_ready(self) -> int:
         continuing = sum(request.sequence_id in self._slots.slot_of for request in self._waiting)
         return continuing + min(len(self._waiting) - continuing, self._slots.num_free)
@@ -210,7 +193,7 @@ class TorchEngine:
             if request.sequence_id not in slots.slot_of and slots.num_free:
                 slots.take(request.sequence_id, slots.sequence_in.index(None))
             if request.sequence_id in slots.slot_of:
-                admitted.append(_Running(request, self._stops_for(request.stop_strings)))
+                admitted.append(_Running(request))
             else:
                 still_waiting.append(request)
         self._waiting = still_waiting
@@ -297,23 +280,8 @@ class TorchEngine:
         for turn, token, logprob in zip(turns, tokens, logprobs, strict=True):
             turn.token_ids.append(token)
             turn.logprobs.append(logprob)
-            if finish := self._finish(turn, token):
+            if finish := self._ends.finish(turn.request, turn.token_ids):
                 ended.append(TurnOutput(turn.request.sequence_id, turn.token_ids, turn.logprobs, finish))
             else:
                 still_running.append(turn)
         return ended, still_running
-
-    def _finish(self, turn: _Running, token: int):
-        if token in self._eos_ids:
-            return "eos"
-        if token in turn.stops.closing_ids:
-            tail = self.tokenizer.decode(turn.token_ids[-turn.stops.span_tokens :])
-            if any(stop in tail for stop in turn.stops.strings):
-                return "stop"
-        return "length" if len(turn.token_ids) >= turn.request.max_new_tokens else None
-
-
-def _eos_ids(model, tokenizer) -> set[int]:
-    configured = model.generation_config.eos_token_id if model.generation_config else None
-    ids = configured if isinstance(configured, list) else [configured]
-    return {i for i in [*ids, tokenizer.eos_token_id] if i is not None}
