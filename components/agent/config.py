@@ -24,3 +24,28 @@ class LoopConfig(StepConfig):
     """Tokens an observation may take, its tags included: passages are cut, tags never."""
     max_context_tokens: int = Field(default=384, ge=32)
     """Prompt, turns and observations together."""
+
+
+EngineName = Literal["torch", "vllm"]
+
+
+class VllmConfig(StepConfig):
+    """How vLLM uses its device; read only where `engine = "vllm"`."""
+
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Precision of weights and cache; `auto` is float32 on a CPU and bfloat16 on a GPU."""
+    gpu_memory_frac: float = Field(default=0.45, gt=0, lt=1)
+    """Share of the GPU for weights, activations and cache together; the rest is the trainer's."""
+    kv_cache_bytes: int | None = Field(default=None, ge=1 << 20)
+    """Size of the key-value cache; unset, it is what `gpu_memory_frac` leaves, and 1 GiB on a CPU."""
+    max_batched_tokens: int = Field(default=8192, ge=32)
+    """Tokens of one step, prefill and decode together."""
+    tensor_parallel: int = Field(default=1, ge=1, le=8)
+    """Neighbouring ranks of a node that share a model; 1, an engine per rank, is right up to 7B."""
+    enforce_eager: bool = False
+    """Run without CUDA graphs: slower, ready sooner."""
+    sleep_between_rollouts: bool = False
+    """Give the engine's memory back during updates. Costs seconds a step: only where the trainer lacks the room."""
+    max_probe_error_nats: float | None = Field(default=None, gt=0)
+    """Mean difference of log-probabilities between engine and trainer at which published weights count as lost;
+    unset, 1e-4 where both compute in float32 and 0.1 otherwise."""

@@ -75,6 +75,12 @@ class SearchError(BoundaryError):
     boundary = "search"
 
 
+class EngineError(BoundaryError):
+    """The inference engine failed, or does not hold the weights it should."""
+
+    boundary = "engine"
+
+
 class TrackingError(BoundaryError):
     """The tracking server cannot be reached at start."""
 

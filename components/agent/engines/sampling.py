@@ -37,6 +37,14 @@ def uniforms(seeds: Sequence[int], draws: Sequence[int]) -> np.ndarray:
     return (mixed >> np.uint64(11)).astype(np.float64) / float(1 << 53)
 
 
+def mixed_seed(seed: int, draw: int) -> int:
+    """Return a non-negative 63-bit seed for (seed, draw), for samplers that bring a generator of their own."""
+    mask = (1 << 64) - 1
+    with np.errstate(over="ignore"):
+        state = _finalise(np.uint64(seed & mask)) + np.uint64(draw & mask) * np.uint64(0x9E3779B97F4A7C15)
+        return int(_finalise(state) >> np.uint64(1))
+
+
 def _finalise(x: np.ndarray) -> np.ndarray:
     x = x + np.uint64(0x9E3779B97F4A7C15)
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from components.agent.engines.sampling import sample_tokens, uniforms
+from components.agent.engines.sampling import mixed_seed, sample_tokens, uniforms
 
 CRITICAL_AT_ONE_IN_A_THOUSAND = {5: 20.52, 99: 148.23}
 """Chi-square quantiles by degrees of freedom."""
@@ -90,3 +90,11 @@ def test_neighbouring_seeds_and_draws_are_unrelated():
 
 def test_uniforms_depend_on_the_pair_alone():
     assert uniforms([5, 9], [2, 3]).tolist() == [uniforms([5], [2])[0], uniforms([9], [3])[0]]
+
+
+def test_mixed_seeds_differ_for_every_seed_and_position():
+    mixed = {mixed_seed(seed, draw) for seed in range(100) for draw in range(100)}
+    assert len(mixed) == 100 * 100
+    assert all(0 <= seed < 2**63 for seed in mixed)
+    assert mixed_seed(7, 11) == mixed_seed(7, 11)
+    assert mixed_seed(-1, 0) == mixed_seed(2**64 - 1, 0)
