@@ -4,7 +4,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, PositiveInt, field_validator, model_validator
 
-from components.agent.config import LoopConfig
+from components.agent.config import EngineName, LoopConfig, VllmConfig
 from components.contracts.config import StepConfig
 
 Method = Literal[
@@ -112,6 +112,10 @@ class EvaluateConfig(StepConfig):
     """Episodes a model works on at the same time."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the models run; `auto` takes a GPU when there is one."""
+    engine: EngineName = "torch"
+    """What generates: `torch` runs everywhere, `vllm` is for GPUs and has to be installed."""
+    vllm: VllmConfig = VllmConfig()
+    """How vLLM uses its device."""
     threads: int = Field(default=2, ge=1)
     """CPU threads of torch, in each rank."""
     bootstrap_resamples: int = Field(default=2000, ge=100, le=100_000)

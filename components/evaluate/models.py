@@ -22,19 +22,26 @@ def opener(job: Job, rank: Rank) -> Callable[[ModelInput, LoopConfig], OpenModel
 
 
 def open_model(folder: Path, max_context_tokens: int, config: EvaluateConfig, rank: Rank | None = None) -> OpenModel:
-    """Return the model in `folder` behind the torch engine; ranks of one machine take its GPUs in turn.
+    """Return the model in `folder` behind the engine the config names; ranks of one machine take its GPUs in turn.
 
     Raises:
-        MissingError: there is no model in `folder`, or a GPU is asked for and none can be used.
+        MissingError: there is no model in `folder`, the engine is not installed, or a GPU is asked for and none
+            can be used.
+        ConfigError: the installed engine does not run on the device asked for.
     """
     import torch
 
-    from components.agent.engines.load import load_model
-    from components.agent.engines.torch_engine import TorchEngine
+    from components.agent.engines.open import open_engine
 
     torch.set_num_threads(config.threads)
     if rank and rank.world > 1 and config.device != "cpu" and torch.cuda.is_available():
         torch.cuda.set_device(rank.number % torch.cuda.device_count())
-    model, tokenizer = load_model(folder, config.device)
-    engine = TorchEngine(model, tokenizer, num_slots=config.num_slots, max_context_tokens=max_context_tokens)
+    engine, tokenizer = open_engine(
+        config.engine,
+        folder,
+        num_slots=config.num_slots,
+        max_context_tokens=max_context_tokens,
+        vllm=config.vllm,
+        device=config.device,
+    )
     return OpenModel(engine, tokenizer)

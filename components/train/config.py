@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field, PositiveFloat
 
-from components.agent.config import LoopConfig
+from components.agent.config import EngineName, LoopConfig, VllmConfig
 from components.contracts.config import StepConfig
 
 
@@ -162,6 +162,10 @@ class TrainConfig(StepConfig):
     """An update whose policy gradient norm is more than so many times the running median is skipped."""
     num_slots: int = Field(default=256, ge=1)
     """Sequences the engine holds at a time."""
+    engine: EngineName = "torch"
+    """What generates: `torch` runs everywhere, `vllm` is for GPUs and has to be installed."""
+    vllm: VllmConfig = VllmConfig()
+    """How vLLM uses its device."""
     threads: int = Field(default=2, ge=1)
     """CPU threads of torch."""
     seed: int = Field(default=0, ge=0)

@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 
 from components.agent.engines.load import load_model
-from components.agent.engines.torch_engine import TorchEngine
+from components.agent.engines.open import open_engine
 from components.contracts.errors import ConfigError, QuestionError
 from components.contracts.manifest import Manifest
 from components.contracts.question import Question
@@ -69,7 +69,14 @@ def _train(config: TrainConfig, context: StepContext, inputs: dict[str, Manifest
     policy = policy.float() if not dist.is_initialized() else policy
     learner = Learner(policy, config, _pad_id(tokenizer))
     # A sharded policy cannot be sampled from by one rank alone: its engine has a copy of its own.
-    played = policy if not dist.is_initialized() else load_model(model_folder)[0]
+    engine, _ = open_engine(
+        config.engine,
+        model_folder,
+        num_slots=config.num_slots,
+        max_context_tokens=config.loop.max_context_tokens,
+        vllm=config.vllm,
+        loaded=None if dist.is_initialized() else (policy, tokenizer),
+    )
     on_disk = rank() == 0 and work_uri.startswith("file://")
     folder = Path(work_uri.removeprefix("file://")) if on_disk else scratch / "run"
     folder.mkdir(parents=True, exist_ok=True)
@@ -85,9 +92,7 @@ def _train(config: TrainConfig, context: StepContext, inputs: dict[str, Manifest
         trainer = trainer_class(
             config,
             learner,
-            TorchEngine(
-                played, tokenizer, num_slots=config.num_slots, max_context_tokens=config.loop.max_context_tokens
-            ),
+            engine,
             tokenizer,
             client,
             *_read_questions(fetch(inputs["questions"])),

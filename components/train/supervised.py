@@ -84,7 +84,7 @@ class SupervisedTrainer(Trainer):
         clock.lap("rollout")
         metrics |= imitate(self.learner, demonstrations, state.step)
         clock.lap("update")
-        self.publish_weights()
+        metrics |= self.publish_weights()
         clock.lap("publish")
         state.tokens += int(metrics["imitation/tokens"])
         return metrics | clock.laps

@@ -35,8 +35,8 @@ from components.train.learner import Learner, Targets
 from components.train.prompts import episode_seed, questions_of_step
 from components.train.ranks import in_turns, rank, sum_over_ranks, world_size
 from components.train.rewards import rewards
-from components.train.sharding import whole_parameters
 from components.train.stop import StopRequest
+from components.train.weights import publish_weights
 
 
 @dataclass(slots=True)
@@ -62,6 +62,7 @@ class Trainer:
         Raises:
             TrainingStopped: too many updates were not fit to be applied, or engine and trainer are too far apart.
             SearchError: too many searches of a step or of a dev evaluation failed.
+            EngineError: new weights did not reach the engine.
             StoppedBySignal: a rank received SIGTERM.
         """
         if state.step == 0 and not state.em_curve:
@@ -96,6 +97,7 @@ class Trainer:
         """Make one step and return its metrics (docs/metrics.md)."""
         clock, retries = Clock(), self.client.stats.retries
         questions, episodes = self.collect(state.step)
+        self.engine.sleep()
         self._heed_stop(state)
         clock.lap("rollout")
         outcomes = rewards(episodes, questions, self.config.reward)
@@ -104,7 +106,7 @@ class Trainer:
         clock.lap("score")
         learning = self.learner.update(experience, targets, state.step)
         clock.lap("update")
-        self.publish_weights()
+        learning |= self.publish_weights()
         clock.lap("publish")
         observed = _rollout_metrics(episodes, outcomes, questions)
         observed |= health_metrics(episodes, questions, self.config.loop)
@@ -176,9 +178,13 @@ class Trainer:
         }
         return float(np.mean(hits)), by_kind
 
-    def publish_weights(self) -> None:
-        """Give the engine the current weights; one that shares the learner's module only forgets what it cached."""
-        self.engine.publish(whole_parameters(self.learner.policy))
+    def publish_weights(self) -> dict[str, float]:
+        """Give the engine the current weights and return what was found when that was checked, as metrics.
+
+        Raises:
+            EngineError: they did not arrive.
+        """
+        return publish_weights(self.engine, self.learner, self.tokenizer)
 
     def _evaluate(self, state: TrainState) -> dict[str, float]:
         started_s = time.monotonic()

@@ -70,6 +70,9 @@ class Pupil:
         self.published.append(torch.cat([tensor.flatten() for _, tensor in named_tensors]))
         self.resets += 1
 
+    def sleep(self) -> None:
+        pass
+
 
 class Client:
     """Finds something; the first `failing` queries of every step of training fail."""
