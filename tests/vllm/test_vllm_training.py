@@ -1,0 +1,105 @@
+"""The training loop over vLLM: every step's weights arrive, and a step that loses them stops the run."""
+
+import copy
+
+import pytest
+
+from components.contracts.errors import EngineError
+from components.contracts.question import Question
+from components.storage import open_storage
+from components.train.checkpoint import Checkpoints, TrainState
+from components.train.config import TrainConfig
+from components.train.learner import Learner
+from components.train.trainer import Trainer
+
+pytestmark = [
+    pytest.mark.vllm,
+    pytest.mark.timeout(600),
+    pytest.mark.parametrize("opened", ["bundled"], indirect=True, scope="session"),
+]
+
+
+class Log:
+    """Keeps what a tracker was told."""
+
+    def __init__(self) -> None:
+        self.lines = []
+
+    def log(self, step, metrics) -> None:
+        self.lines.append(metrics)
+
+
+class Never:
+    """Nobody asks to stop."""
+
+    def asked(self) -> bool:
+        return False
+
+
+class Forgetful:
+    """An engine that stops taking weights after the first time."""
+
+    def __init__(self, engine) -> None:
+        self._engine, self._publish = engine, engine.publish
+
+    def __getattr__(self, name):
+        return getattr(self._engine, name)
+
+    def publish(self, named_tensors) -> None:
+        self._publish(named_tensors)
+        self._publish = lambda _: self._engine.reset_cache()
+
+
+@pytest.fixture
+def make_trainer(pair, library, tmp_path):
+    def make(engine):
+        questions = [
+            Question(id=f"nq:{i}", set_name="nq", question=f"who wrote the book dega duta {i}?", golden_answers=("x",))
+            for i in range(12)
+        ]
+        config = TrainConfig.parse(
+            {
+                "engine": "vllm",
+                "algorithm": "ppo",
+                "steps": 2,
+                "questions_per_step": 6,
+                "set_shares": {"nq": 1.0},
+                "row_tokens": 384,
+                "reward": {"format_reward": 0.2},
+                "dev": {"every_steps": 1, "max_questions": 2},
+                "threads": 1,
+            }
+        )
+        return Trainer(
+            config,
+            # vLLM has started a process group, in which a learner shards its policy in place.
+            Learner(copy.deepcopy(pair.model), config, pad_id=0),
+            engine,
+            pair.tokenizer,
+            library,
+            {"nq": questions[2:]},
+            questions[:2],
+            Checkpoints(open_storage(f"file://{tmp_path}/work")),
+            Log(),
+            tmp_path / "work" / "metrics.jsonl",
+            lambda state, metrics: None,
+            Never(),
+        )
+
+    return make
+
+
+def test_training_publishes_and_probes_every_step(pair, make_trainer):
+    trainer = make_trainer(pair.vllm)
+    assert trainer.run(TrainState()).step == 2
+    steps = [line for line in trainer.tracker.lines if "loss/policy" in line]
+    assert len(steps) == 2
+    for metrics in steps:
+        # One update from the engine's own samples: its log-probabilities are the learner's.
+        assert metrics["engine/probe_error_nats"] < 1e-5
+        assert metrics["time/publish_s"] > 0
+
+
+def test_lost_update_stops_the_run(pair, make_trainer):
+    with pytest.raises(EngineError, match="weights did not arrive"):
+        make_trainer(Forgetful(pair.vllm)).run(TrainState())
