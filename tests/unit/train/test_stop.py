@@ -9,10 +9,7 @@ import torch
 
 from components.contracts.errors import StoppedBySignal
 from components.train.checkpoint import TrainState
-from tests.unit.train import test_trainer
-from tests.unit.train.test_trainer import Client, weights
-
-make_trainer = test_trainer.make_trainer
+from tests.unit.train.pupil import Client, weights
 
 
 @pytest.mark.parametrize("when", ["in a rollout", "between steps"])
