@@ -73,6 +73,14 @@ def _parser() -> argparse.ArgumentParser:
     lineage.add_argument("what", help="run id, 'latest', or the path of a manifest.json")
     lineage.add_argument("--runs-dir", type=Path, default=Path("runs"), help="folder of results (%(default)s)")
 
+    report = commands.add_parser("report", help="make the report of a run again, from what the run stored")
+    report.set_defaults(command=_report)
+    report.add_argument("what", help="run id, 'latest', or the path or URI of an evaluation's manifest.json")
+    report.add_argument("--runs-dir", type=Path, default=Path("runs"), help="folder of results (%(default)s)")
+    report.add_argument(
+        "--output", type=Path, help="file to write; else the run's report.html, for a manifest ./report.html"
+    )
+
     _add_evaluate(commands)
 
     inspect = commands.add_parser("inspect-data", help="measure a corpus and its questions before training on them")
@@ -273,6 +281,17 @@ def _lineage(given: argparse.Namespace) -> None:
         links = json.loads(open_storage(root).get_bytes(f"{given.what}/summary.json"))["lineage"]
         manifest = Manifest.from_json(open_storage(links["registration"]["uri"]).get_bytes("manifest.json").decode())
     print(render_lineage(lineage(manifest, root)))
+
+
+def _report(given: argparse.Namespace) -> None:
+    from components.evaluate.main import report
+
+    page = report(given.what, given.runs_dir)
+    is_run = not given.what.endswith(".json")
+    output = given.output or (given.runs_dir / given.what / "report.html" if is_run else Path("report.html"))
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.write_text(page, encoding="utf-8")
+    print(f"Report   {output}")
 
 
 def _evaluate(given: argparse.Namespace) -> None:

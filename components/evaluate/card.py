@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 
 from components.contracts.manifest import Manifest
-from components.evaluate.evaluation_page import Evaluation, headline
+from components.evaluate.assessment import Evaluation
+from components.evaluate.evaluation_page import headline
 from components.evaluate.methods import METHODS
 from components.report.tables import fraction
 

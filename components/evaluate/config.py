@@ -122,7 +122,7 @@ class EvaluateConfig(StepConfig):
     """Resamples behind every interval."""
     seed: int = Field(default=0, ge=0, le=2**31 - 1)
     """Of the bootstrap and of the choice of the episodes shown; answers are greedy and need none."""
-    num_report_episodes: int = Field(default=10, ge=0, le=200)
+    num_report_episodes: int = Field(default=70, ge=0, le=200)
     """Episodes of the trained model shown in the report."""
     max_search_failure_frac: float = Field(default=0.01, ge=0.0, le=1.0)
     """Share of a method's questions that may lose a search after its retries; more stop the step."""

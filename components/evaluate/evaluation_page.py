@@ -1,41 +1,22 @@
 """The report of an evaluation: the result in words, the table, the curves, episodes, and where it all came from."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-
-from components.contracts.manifest import Manifest
 from components.contracts.statistics import PairedDifference
+from components.evaluate.asked import asked_in_words
+from components.evaluate.assessment import Evaluation
+from components.evaluate.contrasts import Contrast, Pair
+from components.evaluate.cost import answering_table, making_table
 from components.evaluate.methods import METHODS, methods_lead
 from components.evaluate.scores import Score
 from components.report.curves import curves
-from components.report.episodes import EpisodeView, episode_list
+from components.report.episodes import VIEWER_SCRIPT, episode_viewer
 from components.report.intervals import difference_table
-from components.report.lineage import duration, lineage_list
-from components.report.markup import Markup
-from components.report.page import Figure, Section, definitions, key_figures, page, paragraph
-from components.report.tables import Column, Estimate, MethodRow, em_table, fraction, plain_table, signed
+from components.report.lineage import lineage_list
+from components.report.markup import Markup, element
+from components.report.page import Figure, Section, definitions, folded, key_figures, page, paragraph
+from components.report.tables import Column, Estimate, MethodRow, em_table, fraction, plain_table, set_label, signed
 
-
-@dataclass(frozen=True)
-class Evaluation:
-    """Everything the page shows; mappings are keyed by method, in the order of the table's rows."""
-
-    scores: Mapping[str, Mapping[str, Score]]
-    averages: Mapping[str, Score]
-    differences: Mapping[str, PairedDifference]
-    """Search-R1 minus each other method."""
-    wall_s: Mapping[str, float]
-    in_domain: frozenset[str]
-    max_searches: int
-    episodes: Sequence[EpisodeView]
-    training_metrics: Sequence[Mapping[str, float]]
-    chosen_step: int | None
-    lineage: Sequence[tuple[str, Manifest]]
-
-    @property
-    def set_names(self) -> list[str]:
-        """The sets, in the order of the table's columns."""
-        return list(self.scores["search_r1"])
+_PAPER_ORDER = ("direct", "cot", "ircot", "react", "search_o1", "rag", "sft", "rl_no_search", "rejection_sampling")
+"""Baselines come first in the paper's table; then, which it lacks, our untrained base in the loop; Search-R1 last."""
 
 
 def evaluation_page(evaluation: Evaluation) -> str:
@@ -44,15 +25,14 @@ def evaluation_page(evaluation: Evaluation) -> str:
         Section("Result", _result(evaluation)),
         Section(
             "Exact match",
-            (_table(evaluation),),
+            (_table(evaluation), *_sampling(evaluation)),
             "Every method answered the same questions with greedy decoding; those that search asked the same index.",
         ),
         *_comparison(evaluation),
         Section(
             "How they answered",
             (_behaviour(evaluation),),
-            "Averages over the sets, each weighing the same. The time of a question includes "
-            "its wait for a free slot beside the others.",
+            "Averages over the sets, each weighing the same.",
         ),
         Section(
             "Training",
@@ -62,8 +42,16 @@ def evaluation_page(evaluation: Evaluation) -> str:
         ),
         Section(
             "Episodes",
-            (episode_list(evaluation.episodes),),
-            "Questions of every set, right and wrong in turn, drawn by a fixed seed and not by hand.",
+            (episode_viewer(evaluation.episodes),),
+            "Of the evaluation: questions of every set, right and wrong in turn, drawn by a fixed seed and not by "
+            "hand, answered greedily by the trained model. Of training: sampled attempts at training questions, as the "
+            "loss saw them. Colours show token by token who wrote it, how sure the model was, and what training made "
+            "of it.",
+        ),
+        Section(
+            "Cost",
+            (answering_table(evaluation.costs), making_table(evaluation.lineage)),
+            "What answering took with each method, and what was made before it could.",
         ),
         Section(
             "What each method is",
@@ -78,7 +66,7 @@ def evaluation_page(evaluation: Evaluation) -> str:
     ]
     num_questions = evaluation.averages["search_r1"].n
     counted = f"{num_questions:,} questions over {len(evaluation.set_names)} sets, greedy decoding"
-    return page("Search-R1 evaluation", sections, counted)
+    return page("Search-R1 evaluation", sections, counted, VIEWER_SCRIPT)
 
 
 def headline(evaluation: Evaluation) -> list[str]:
@@ -123,7 +111,39 @@ def _comparison(evaluation: Evaluation) -> list[Section]:
         "Difference in average exact match over the same questions, with a 95 % bootstrap interval. An interval "
         "that leaves zero out is hardly an accident of the questions drawn."
     )
-    return [Section("Search-R1 against each other method", (difference_table(rows, "Search-R1"),), lead)]
+    questions = [
+        folded(f"Questions won and lost against {_label(method)}", _contrast_table(method, contrast))
+        for method, contrast in evaluation.contrasts.items()
+        if contrast.won or contrast.lost
+    ]
+    return [Section("Search-R1 against each other method", (difference_table(rows, "Search-R1"), *questions), lead)]
+
+
+def _contrast_table(method: str, contrast: Contrast) -> Markup:
+    columns = ["Question", "set", "gold", "Search-R1", _label(method)]
+    rows = [_pair_row("won", pair) for pair in contrast.won] + [_pair_row("lost", pair) for pair in contrast.lost]
+    note = (
+        f"Search-R1 alone was right {contrast.num_won:,} times, {_label(method)} alone {contrast.num_lost:,} times, "
+        f"both {contrast.num_both_right:,} times, neither {contrast.num_both_wrong:,} times. Those shown were drawn by "
+        "a fixed seed."
+    )
+    return plain_table([Column(title, is_number=False) for title in columns], rows, note)
+
+
+def _pair_row(verdict: str, pair: Pair) -> tuple[Markup | str, ...]:
+    ours, theirs = pair
+    badge = element("span", verdict, class_="badge right" if verdict == "won" else "badge wrong")
+    return (
+        element("span", badge, " ", element("span", ours.question, class_="data")),
+        set_label(ours.set_name),
+        _data(" | ".join(ours.golden_answers)),
+        _data(ours.prediction if ours.finished else "(none)"),
+        _data(theirs.prediction if theirs.finished else "(none)"),
+    )
+
+
+def _data(text: str) -> Markup:
+    return element("span", text or "(empty)", class_="data")
 
 
 def _table(evaluation: Evaluation) -> Markup:
@@ -135,38 +155,58 @@ def _table(evaluation: Evaluation) -> Markup:
             _estimate(average),
             strong=method == "search_r1",
         )
-        for method, average in evaluation.averages.items()
+        for method, average in sorted(evaluation.averages.items(), key=lambda item: _place(item[0]))
     ]
-    return em_table(rows, evaluation.set_names, evaluation.in_domain)
+    whole = {name: asked.num_whole for name, asked in evaluation.asked.items() if asked.is_sample}
+    return em_table(rows, evaluation.set_names, evaluation.in_domain, whole)
+
+
+def _place(method: str) -> int:
+    if method == "search_r1":
+        return len(_PAPER_ORDER) + 1
+    return _PAPER_ORDER.index(method) if method in _PAPER_ORDER else len(_PAPER_ORDER)
+
+
+def _sampling(evaluation: Evaluation) -> list[Markup]:
+    bootstrap = evaluation.bootstrap
+    how = (
+        f"Intervals: percentile bootstrap over questions, {bootstrap.resamples:,} resamples, seed {bootstrap.seed}; "
+        "for the average, questions are drawn anew within each set."
+    )
+    alike = [score.n for row in evaluation.scores.values() for score in row.values() if score.ci95[0] == score.ci95[1]]
+    if alike:
+        how += (
+            " Where all questions of a cell came out alike, resampling shows no spread and the interval is too "
+            f"narrow: of {min(alike):,} questions alike, the true share may lie up to "
+            f"{min(1.0, 3 / min(alike)):.2f} away (rule of three)."
+        )
+    return [paragraph(said) for said in (asked_in_words(evaluation.asked), how) if said]
 
 
 def _behaviour(evaluation: Evaluation) -> Markup:
-    columns = ["searches", "valid actions", "answered", "F1", "model tokens", "median time", "whole run", "questions/s"]
-    rows = []
-    for method, score in evaluation.averages.items():
-        wall_s = evaluation.wall_s[method]
-        rows.append(
-            (
-                _label(method),
-                f"{score.searches:.2f}",
-                fraction(score.valid_action_frac),
-                fraction(score.finish_frac),
-                fraction(score.f1),
-                f"{score.model_tokens:,.1f}",
-                f"{score.latency_s * 1000:,.0f} ms",
-                duration(wall_s),
-                f"{score.n / max(wall_s, 1e-9):,.0f}",
-            )
+    columns = ["searches", "valid actions", "answered", "F1", "model tokens", "lost searches"]
+    rows = [
+        (
+            _label(method),
+            f"{score.searches:.2f}",
+            fraction(score.valid_action_frac),
+            fraction(score.finish_frac),
+            fraction(score.f1),
+            f"{score.model_tokens:,.1f}",
+            f"{score.search_failures:,}",
         )
+        for method, score in evaluation.averages.items()
+    ]
     note = (
         "Searches, tokens: per question. Valid actions: share of turns that searched or answered. Answered: share of "
-        "questions whose episode ended with an answer. F1: word overlap with the best gold answer."
+        "questions whose episode ended with an answer. F1: word overlap with the best gold answer. Lost searches: "
+        "episodes that the search engine failed, in all."
     )
     return plain_table([Column("Method", is_number=False), *map(Column, columns)], rows, note)
 
 
 def _verdict(gain: PairedDifference) -> str:
-    size = f"{abs(gain.mean) * 100:.1f} points (95 % interval {gain.lo * 100:.1f} to {gain.hi * 100:.1f})"
+    size = f"{abs(gain.mean) * 100:.1f} points (95 % interval {_points(gain.lo)} to {_points(gain.hi)})"
     if gain.lo > 0:
         return f"training gained {size}"
     return f"training lost {size}" if gain.hi < 0 else f"the difference of {size} may be chance"
@@ -182,6 +222,10 @@ def _estimate(score: Score) -> Estimate:
 
 def _interval(score: Score) -> str:
     return f"95 % interval {fraction(score.ci95[0])}\N{EN DASH}{fraction(score.ci95[1])}"
+
+
+def _points(value: float) -> str:
+    return f"{value * 100:.1f}".replace("-", "\N{MINUS SIGN}")
 
 
 def _percent(value: float) -> str:

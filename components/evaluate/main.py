@@ -1,46 +1,32 @@
 """Evaluate a checkpoint against its baselines on every question set and publish predictions, scores and the report."""
 
-import json
 import tempfile
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 from components.agent.config import LoopConfig
 from components.contracts.errors import ConfigError, ManifestError
 from components.contracts.manifest import Manifest
 from components.contracts.step import Step, StepContext, StepResult
+from components.evaluate.assessment import Answers, Bootstrap, Evaluation, assess
 from components.evaluate.card import card, headline_metrics
 from components.evaluate.chunks import launched_rank
 from components.evaluate.config import FOREIGN_LOOP, EvaluateConfig, Method
-from components.evaluate.evaluation_page import Evaluation, evaluation_page
+from components.evaluate.evaluation_page import evaluation_page
 from components.evaluate.gathering import MethodResult, gather
 from components.evaluate.job import Job
 from components.evaluate.methods import METHODS, ModelInput
 from components.evaluate.origins import origins
-from components.evaluate.predictions import LATENCIES_NAME, write_predictions
+from components.evaluate.outputs import OUTPUTS, write_outputs
 from components.evaluate.ranks import answer_job
 from components.evaluate.request import Request, evaluate_request
-from components.evaluate.scores import compare, score_average, score_sets, scores_json
-from components.storage import fetch, publish
-from components.tracking import METRICS_NAME, open_tracker, read_metrics
+from components.evaluate.stored import evaluation_manifest, stored_evaluation
+from components.storage import publish
+from components.tracking import open_tracker
 
-__all__ = ["OUTPUTS", "Request", "evaluate_request", "run", "step"]
-
-
-@dataclass(frozen=True)
-class Outputs:
-    """Names of the files of an evaluation."""
-
-    predictions: str = "predictions.parquet"
-    latencies: str = LATENCIES_NAME
-    scores: str = "scores.json"
-    report: str = "report.html"
-    episodes: str = "episodes.json"
-
-
-OUTPUTS = Outputs()
+__all__ = ["OUTPUTS", "Request", "evaluate_request", "report", "run", "step"]
 
 
 def run(
@@ -84,10 +70,11 @@ def run(
         folder = Path(scratch) / "evaluation"
         with open_tracker("evaluate", Path(scratch) / "tracking", tags, config.model_dump(mode="json")) as tracker:
             answer_job(job, asked)
-            results = gather(job, asked)
-            evaluation = assess(job, results, origins(inputs, context.storage_root))
+            answers, loop = _answers(gather(job, asked)), loops["checkpoint"]
+            bootstrap, chain = Bootstrap(config.seed, config.bootstrap_resamples), origins(inputs, context.storage_root)
+            evaluation = assess(answers, bootstrap, loop, checkpoint, questions, chain)
             html, headline = evaluation_page(evaluation), headline_metrics(evaluation)
-            write_outputs(folder, results, evaluation, html)
+            write_outputs(folder, answers, evaluation, html)
             tracker.log(evaluation.chosen_step or 0, headline)
             tracker.log_artifact(folder / OUTPUTS.report, "report")
             manifest = publish(
@@ -96,45 +83,39 @@ def run(
                 kind="evaluation",
                 produced_by=context.produced_by(),
                 inputs=inputs,
-                counts={"questions": evaluation.averages["search_r1"].n, "methods": len(results)},
-                metadata={"loop": loops["checkpoint"].model_dump(mode="json"), "headline": headline},
+                counts={"questions": evaluation.averages["search_r1"].n, "methods": len(answers.rows)},
+                metadata=_facts(loop, evaluation),
                 mlflow=tracker.mlflow,
             )
     return StepResult(manifest, card(evaluation, inputs), headline, html)
 
 
-def assess(job: Job, results: Mapping[Method, MethodResult], lineage: Sequence[tuple[str, Manifest]]) -> Evaluation:
-    """Return the numbers and everything else the page shows, the training curves of the checkpoint included."""
-    seed, resamples = job.config.seed, job.config.bootstrap_resamples
-    checkpoint = job.models["checkpoint"]
-    ours = results["search_r1"]
-    return Evaluation(
-        scores={method: score_sets(result.rows, seed, resamples) for method, result in results.items()},
-        averages={method: score_average(result.rows, seed, resamples) for method, result in results.items()},
-        differences={
-            method: compare(ours.rows, result.rows, seed, resamples)
-            for method, result in results.items()
-            if method != "search_r1"
-        },
+def report(what: str, runs_dir: Path) -> str:
+    """Return the page of a stored evaluation, made again; `what` is a run in `runs_dir` or a manifest's path or URI.
+
+    Raises:
+        MissingError: there is no such run or manifest.
+        ManifestError: it is no evaluation, or what it points to or was made from is missing or changed.
+        StorageError: the storage refuses.
+    """
+    return evaluation_page(stored_evaluation(evaluation_manifest(what, runs_dir)))
+
+
+def _answers(results: Mapping[Method, MethodResult]) -> Answers:
+    return Answers(
+        rows={method: result.rows for method, result in results.items()},
         wall_s={method: result.wall_s for method, result in results.items()},
-        in_domain=frozenset(job.questions.metadata.get("train_sets", ())),
-        max_searches=job.loops["checkpoint"].max_searches,
-        episodes=ours.views,
-        training_metrics=read_metrics(fetch(checkpoint) / METRICS_NAME),
-        chosen_step=checkpoint.metadata.get("best_step"),
-        lineage=lineage,
+        episodes=results["search_r1"].views,
     )
 
 
-def write_outputs(folder: Path, results: Mapping[Method, MethodResult], evaluation: Evaluation, html: str) -> None:
-    """Write the files of an evaluation into `folder`."""
-    folder.mkdir(parents=True)
-    write_predictions([row for result in results.values() for row in result.rows], folder / OUTPUTS.predictions)
-    scores = scores_json(evaluation.scores, evaluation.averages, evaluation.differences, evaluation.wall_s)
-    (folder / OUTPUTS.scores).write_text(json.dumps(scores, indent=1), encoding="utf-8")
-    views = [view.model_dump(mode="json") for view in evaluation.episodes]
-    (folder / OUTPUTS.episodes).write_text(json.dumps(views, indent=1), encoding="utf-8")
-    (folder / OUTPUTS.report).write_text(html, encoding="utf-8")
+def _facts(loop: LoopConfig, evaluation: Evaluation) -> dict[str, Any]:
+    """What a reader needs to make the report again, and the headline."""
+    return {
+        "loop": loop.model_dump(mode="json"),
+        "bootstrap": asdict(evaluation.bootstrap),
+        "headline": headline_metrics(evaluation),
+    }
 
 
 def _models(config: EvaluateConfig, given: dict[str, Manifest]) -> dict[ModelInput, Manifest]:

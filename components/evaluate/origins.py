@@ -15,9 +15,11 @@ def origins(inputs: Mapping[str, Manifest], storage_root: str) -> list[tuple[str
         StorageError: the storage refuses.
     """
     known: dict[str, tuple[str, Manifest]] = {}
-    for name, manifest in inputs.items():
+    # In the order of the names, so that inputs read back from a stored manifest give the same list.
+    given = dict(sorted(inputs.items()))
+    for name, manifest in given.items():
         known[manifest.digest] = (name, manifest)
-    for manifest in inputs.values():
+    for manifest in given.values():
         for ancestor in lineage(manifest, storage_root):
             if ancestor.manifest is not None:
                 known.setdefault(ancestor.digest, (ancestor.name, ancestor.manifest))

@@ -11,14 +11,14 @@ _WIDTH, _HEIGHT = 288, 24
 
 
 def difference_table(differences: Sequence[tuple[str, PairedDifference]], subject: str) -> Markup:
-    """Return one row per (other method, difference): mean, 95 % interval, questions won and lost, p, a picture."""
+    """Return one row per (other method, difference): mean, 95 % interval, won, tied and lost questions, p, picture."""
     reach = max((max(abs(d.lo), abs(d.hi)) for _, d in differences), default=0.0) or 1.0
     axis = Axis(-reach, reach, 8.0, _WIDTH - 8.0)
     columns = [
         Column(f"{subject} minus", is_number=False),
         Column("difference"),
         Column("95 % interval"),
-        Column("won / lost"),
+        Column("won / tied / lost"),
         Column("p"),
         Column(element("span", "behind \N{LEFTWARDS ARROW} 0 \N{RIGHTWARDS ARROW} ahead", class_="scale")),
     ]
@@ -27,7 +27,7 @@ def difference_table(differences: Sequence[tuple[str, PairedDifference]], subjec
             label,
             element("b", signed(d.mean)),
             f"{signed(d.lo)} to {signed(d.hi)}",
-            f"{d.num_won:,} / {d.num_lost:,}",
+            f"{d.num_won:,} / {d.num_questions - d.num_won - d.num_lost:,} / {d.num_lost:,}",
             _p_value(d.p_value),
             _picture(d, axis),
         )

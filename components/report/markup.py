@@ -8,8 +8,8 @@ import html
 import re
 from typing import Self
 
-_VOID = frozenset({"br", "hr", "meta"})
-_UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
+_VOID = frozenset({"br", "hr", "input", "meta"})
+_UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 class Markup(str):
@@ -25,12 +25,17 @@ class Markup(str):
 def escape(text: str) -> Markup:
     """Return `text` ready for an element or a quoted attribute; `Markup` comes back unchanged.
 
-    Control characters and lone surrogates, which no UTF-8 page can carry, become U+FFFD.
+    Lone surrogates, control characters and those that turn the direction of text become U+FFFD: the first no UTF-8
+    page can carry, the last would show a reader another order of words than there is.
     """
     if isinstance(text, Markup):
         return text
-    shown = _UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", text.replace("\r\n", "\n"))
-    return Markup(html.escape(shown, quote=True))
+    return Markup(html.escape(printable(text), quote=True))
+
+
+def printable(text: str) -> str:
+    """Return `text` as a page will hold it: unprintable characters are U+FFFD, lines end with one character."""
+    return _UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", text.replace("\r\n", "\n"))
 
 
 def join(parts: "list[Markup] | tuple[Markup, ...]", separator: str = "") -> Markup:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 from components.report.markup import Markup, element, escape, join
 
@@ -14,6 +15,11 @@ _SET_LABELS = {
     "musique": "MuSiQue",
     "bamboogle": "Bamboogle",
 }
+_GROUPS = {"nq": "General QA", "triviaqa": "General QA", "popqa": "General QA"} | dict.fromkeys(
+    ("hotpotqa", "2wikimultihopqa", "musique", "bamboogle"), "Multi-hop QA"
+)
+"""As the paper's tables head their columns (Search-R1, table 2)."""
+_IN_DOMAIN = "\N{DAGGER}"
 
 
 @dataclass(frozen=True)
@@ -57,10 +63,16 @@ def signed(value: float) -> str:
     return fraction(value) if value < 0 else f"+{fraction(value)}"
 
 
-def em_table(rows: Sequence[MethodRow], sets: Sequence[str], in_domain: frozenset[str] = frozenset()) -> Markup:
+def em_table(
+    rows: Sequence[MethodRow],
+    sets: Sequence[str],
+    in_domain: frozenset[str] = frozenset(),
+    whole_sizes: Mapping[str, int] | None = None,
+) -> Markup:
     """Return methods x sets with the average last; the best of each column is bold, ties included, unless it is 0.
 
-    In-domain sets carry a mark that the caption explains; a missing cell shows a dash.
+    In-domain sets carry a mark that the caption explains; a missing cell shows a dash. `whole_sizes` holds the
+    number of questions of sets of which only some were asked.
     """
     columns = [[row.cells.get(name) for row in rows] for name in sets] + [[row.average for row in rows]]
     best = [fraction(max((cell.mean for cell in column if cell), default=0.0)) for column in columns]
@@ -75,10 +87,14 @@ def em_table(rows: Sequence[MethodRow], sets: Sequence[str], in_domain: frozense
     marked = [name for name in sets if name in in_domain]
     note = "Exact match; below it the 95 % interval. The best of each column is bold."
     if marked:
-        note += " \N{BLACK CIRCLE} in-domain: the model was trained on questions of this kind."
-    titles = [_head(name, column, name in in_domain) for name, column in zip([*sets, "average"], columns, strict=True)]
+        note += f" {_IN_DOMAIN} in-domain: the model was trained on this set; the others are out of domain."
+    wholes = whole_sizes or {}
+    titles = [
+        _head(name, column, name in in_domain, wholes.get(name, 0))
+        for name, column in zip([*sets, "average"], columns, strict=True)
+    ]
     head = element("tr", element("th", "Method", scope="col"), *titles)
-    table = element("table", element("thead", head), element("tbody", *lines), class_="em")
+    table = element("table", element("thead", _groups(sets), head), element("tbody", *lines), class_="em")
     return _scrolled(table, "Exact match by method and set", note)
 
 
@@ -107,10 +123,21 @@ def _scrolled(table: Markup, label: str, note: str) -> Markup:
     return join([box, element("p", note, class_="note below")]) if note else box
 
 
-def _head(name: str, column: Sequence[Estimate | None], is_in_domain: bool) -> Markup:
+def _groups(sets: Sequence[str]) -> Markup:
+    """The row above the sets; custom sets stand under no title."""
+    cells = [
+        element("th", group, colspan=len(list(members)), scope="colgroup", class_="group")
+        for group, members in groupby(sets, key=lambda name: _GROUPS.get(name, ""))
+    ]
+    return element("tr", element("td"), *cells, element("td", class_="average"))
+
+
+def _head(name: str, column: Sequence[Estimate | None], is_in_domain: bool, whole: int) -> Markup:
     sizes = sorted({cell.n for cell in column if cell})
     size = f"n = {sizes[0]:,}" if len(sizes) == 1 else ("n varies" if sizes else "")
-    mark = element("span", " \N{BLACK CIRCLE}", class_="mark", title="in-domain") if is_in_domain else escape("")
+    if whole:
+        size += f" of {whole:,}"
+    mark = element("span", _IN_DOMAIN, class_="mark", title="in-domain") if is_in_domain else escape("")
     class_ = "number average" if name == "average" else "number"
     return element("th", element("span", set_label(name), mark), element("small", size), scope="col", class_=class_)
 

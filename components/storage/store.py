@@ -6,6 +6,7 @@ without it is unfinished and counts for nothing. Equal content has one prefix, h
 
 import hashlib
 import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -71,24 +72,28 @@ def publish(
     return manifest
 
 
-def fetch(manifest: Manifest, cache_root: Path | None = None) -> Path:
+def fetch(
+    manifest: Manifest, cache_root: Path | None = None, wanted: Callable[[str], bool] = lambda path: True
+) -> Path:
     """Return a local folder that holds the manifest's files, each verified by size and SHA-256.
 
     For `file://` it is the stored folder itself: read only. For `s3://` the files are downloaded once
     into `cache_root` (unless given: `$SEARCHR1_CACHE`, else `~/.cache/searchr1`) under their digest.
+    Files whose path is not `wanted` are neither downloaded nor verified.
 
     Raises:
         ManifestError: a file is missing, changed, or named so that it could leave the folder.
         StorageError: the storage refuses.
     """
     _check_list(manifest)
+    files = [entry for entry in manifest.files if wanted(entry.path)]
     storage = open_storage(manifest.uri)
     if isinstance(storage, LocalStorage):
         folder = storage.root
     else:
         folder = (cache_root or _default_cache()) / manifest.kind / manifest.digest[:16]
-        _download_missing(storage, manifest, folder)
-    verify(manifest, folder)
+        _download_missing(storage, files, folder)
+    _verify_files(manifest, files, folder)
     return folder
 
 
@@ -99,7 +104,7 @@ def verify(manifest: Manifest, folder: Path) -> None:
         ManifestError: a file is missing, changed, or named so that it could leave the folder.
     """
     _check_list(manifest)
-    _refuse(manifest, [problem for entry in manifest.files if (problem := _problem_with(folder, entry))])
+    _verify_files(manifest, manifest.files, folder)
 
 
 def check_stored(manifest: Manifest) -> None:
@@ -116,6 +121,10 @@ def check_stored(manifest: Manifest) -> None:
         if (size := sizes.get(entry.path, entry.size)) != entry.size:
             problems.append(_size_problem(entry, size))
     _refuse(manifest, problems)
+
+
+def _verify_files(manifest: Manifest, files: Sequence[FileEntry], folder: Path) -> None:
+    _refuse(manifest, [problem for entry in files if (problem := _problem_with(folder, entry))])
 
 
 def _default_cache() -> Path:
@@ -159,8 +168,8 @@ def _store_files(root: Storage, key: str, folder: Path, files: list[FileEntry]) 
             root.take_file(folder / entry.path, target)
 
 
-def _download_missing(storage: Storage, manifest: Manifest, folder: Path) -> None:
-    for entry in manifest.files:
+def _download_missing(storage: Storage, files: Sequence[FileEntry], folder: Path) -> None:
+    for entry in files:
         if not _problem_with(folder, entry):
             continue
         try:

@@ -24,7 +24,9 @@ from components.train.config import TrainConfig
 from components.train.launch import launched, run_ranks
 from components.train.learner import Learner
 from components.train.progress import TrainProgress
-from components.train.ranks import barrier, in_turns, joined, rank
+from components.train.ranks import barrier, in_turns, joined, rank, world_size
+from components.train.rollout_samples import FOLDER as ROLLOUTS_FOLDER
+from components.train.rollout_samples import RolloutSamples
 from components.train.sharding import save_model
 from components.train.stop import StopRequest
 from components.train.supervised import SupervisedTrainer
@@ -101,6 +103,7 @@ def _train(config: TrainConfig, context: StepContext, inputs: dict[str, Manifest
             metrics_file,
             progress.announce if rank() == 0 else _say_nothing,
             stop,
+            RolloutSamples(storage, config, tokenizer),
         )
         trainer.publish_weights()
         state = trainer.run(state)
@@ -207,6 +210,7 @@ def _published(
         folder = Path(scratch) / "checkpoint"
         shutil.copytree(model, folder / "model")
         shutil.copy(trainer.metrics_file, folder / METRICS_NAME)
+        trainer.rollout_samples.copy_to(folder / ROLLOUTS_FOLDER)
         (folder / "config.json").write_text(config.to_json(), encoding="utf-8")
         return publish(
             folder,
@@ -220,6 +224,7 @@ def _published(
                 "steps": state.step,
                 "rl_s": round(state.rl_s, 1),
                 "tokens": state.tokens,
+                "num_gpus": world_size() if next(trainer.learner.policy.parameters()).is_cuda else 0,
                 "best_step": state.best_step,
                 "dev_em": state.best_dev_em,
                 "em_curve": state.em_curve,

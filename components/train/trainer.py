@@ -35,6 +35,7 @@ from components.train.learner import Learner, Targets
 from components.train.prompts import episode_seed, questions_of_step
 from components.train.ranks import in_turns, rank, sum_over_ranks, world_size
 from components.train.rewards import rewards
+from components.train.rollout_samples import RolloutSamples
 from components.train.stop import StopRequest
 from components.train.weights import publish_weights
 
@@ -55,6 +56,7 @@ class Trainer:
     metrics_file: Path
     announce: Callable[[TrainState, dict[str, float]], None]
     stop: StopRequest
+    rollout_samples: RolloutSamples
 
     def run(self, state: TrainState) -> TrainState:
         """Train from `state` to the last step and leave the learner at the best checkpoint of the dev split.
@@ -103,6 +105,7 @@ class Trainer:
         outcomes = rewards(episodes, questions, self.config.reward)
         experience = self.usable(episodes, questions, outcomes)
         targets, scoring = self.advantages(experience)
+        self.rollout_samples.keep(state.step + 1, experience, targets.advantages.numpy())
         clock.lap("score")
         learning = self.learner.update(experience, targets, state.step)
         clock.lap("update")

@@ -133,6 +133,15 @@ def test_no_step_is_lost_or_doubled(both):
     assert resumed.metadata["em_curve"] == undisturbed.metadata["em_curve"]
 
 
+def test_the_episodes_kept_for_readers_are_the_same(both):
+    _, undisturbed, _, resumed = both
+    expected, found = (
+        {e.path: e.sha256 for e in made.files if "rollouts/" in e.path} for made in (undisturbed, resumed)
+    )
+    assert list(expected) == [f"rollouts/step_{step:06d}.json" for step in (2, 4, 6)]
+    assert found == expected
+
+
 def test_the_run_had_something_to_lose(both, inputs):
     """Searches, rewards that differ and weights that moved: equality above means something."""
     _, undisturbed, _, _ = both

@@ -1,6 +1,7 @@
 """The whole step with real parts: a tiny untrained model, a Lucene index, files on a disk."""
 
 import json
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -14,8 +15,9 @@ from components.contracts.errors import ConfigError, ManifestError
 from components.contracts.manifest import Manifest, ProducedBy
 from components.contracts.step import StepContext
 from components.evaluate.config import EvaluateConfig
-from components.evaluate.main import OUTPUTS, run, step
+from components.evaluate.main import run, step
 from components.evaluate.methods import ModelInput
+from components.evaluate.outputs import OUTPUTS
 from components.evaluate.predictions import read_predictions
 from components.fictional_world.tiny_model import build_model, build_tokenizer
 from components.index.build import build_lucene_index
@@ -23,6 +25,7 @@ from components.index.config import IndexConfig
 from components.register.answers import read_answers
 from components.storage import fetch, publish
 from components.summary.schema import scores_of
+from pipeline.cli import main
 
 LOOP = LoopConfig(max_turn_tokens=8, max_observation_tokens=24, max_context_tokens=160, max_searches=2)
 CONFIG = EvaluateConfig(num_slots=8, bootstrap_resamples=200, num_report_episodes=3, device="cpu", threads=1)
@@ -129,6 +132,54 @@ def test_the_report_shows_curves_and_lineage(first, inputs):
     lineage = first.html[first.html.index('<ol class="lineage">') :]
     places = [lineage.index(f'title="{inputs[name].digest}"') for name in ("index", "questions", "base_model")]
     assert places[0] < places[2] and places[1] < places[2]
+
+
+@pytest.fixture(scope="module")
+def beside_its_inputs(inputs):
+    """An evaluation in the storage root of what it was made from, as in a run."""
+    root = inputs["checkpoint"].uri.partition("/store/")[0]
+    return run(CONFIG, StepContext("evaluate", root, "0" * 64, CONFIG.sha256()), **inputs)
+
+
+@pytest.mark.parametrize(
+    "what",
+    [
+        pytest.param("{root}/store/evaluation/{digest}/manifest.json", id="uri"),
+        pytest.param("{path}/store/evaluation/{digest}/manifest.json", id="path"),
+        pytest.param("r1", id="run"),
+        pytest.param("latest", id="latest"),
+    ],
+)
+def test_the_report_is_made_again_from_what_is_stored(beside_its_inputs, tmp_path, monkeypatch, what):
+    manifest = beside_its_inputs.manifest
+    root = manifest.uri.partition("/store/")[0]
+    (tmp_path / "r1").mkdir()
+    (tmp_path / "latest").symlink_to("r1")
+    summary = {"lineage": {"evaluation": {"uri": manifest.uri}}}
+    (tmp_path / "r1" / "summary.json").write_text(json.dumps(summary))
+    monkeypatch.chdir(tmp_path)
+    named = what.format(root=root, path=root.removeprefix("file://"), digest=manifest.digest[:16])
+    main(["report", named, "--runs-dir", str(tmp_path)])
+    made = tmp_path / ("report.html" if "/" in what else "r1/report.html")
+    assert made.read_text() == beside_its_inputs.html == (fetch(manifest) / OUTPUTS.report).read_text()
+    main(["report", named, "--runs-dir", str(tmp_path), "--output", "elsewhere/page.html"])
+    assert (tmp_path / "elsewhere" / "page.html").read_bytes() == made.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        pytest.param({"kind": "index"}, "of the kind 'index'", id="not-an-evaluation"),
+        pytest.param({"metadata": {}}, "does not say how it was scored", id="an-older-one"),
+        pytest.param({"inputs": {}}, "checkpoint and questions of .* no longer be found", id="inputs-are-gone"),
+    ],
+)
+def test_what_no_report_can_be_made_of_is_refused(beside_its_inputs, changes, says, tmp_path, capsys):
+    made = beside_its_inputs.manifest.model_copy(update=changes)
+    made.write(tmp_path / "manifest.json")
+    with pytest.raises(SystemExit, match="2"):
+        main(["report", str(tmp_path / "manifest.json"), "--output", str(tmp_path / "page.html")])
+    assert re.search(says, capsys.readouterr().err) and not (tmp_path / "page.html").exists()
 
 
 def test_a_checkpoint_without_its_loop_is_refused(inputs, context):

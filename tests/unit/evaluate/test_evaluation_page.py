@@ -1,11 +1,19 @@
+import base64
+import hashlib
+import re
 from dataclasses import replace
 
 import pytest
 
 from components.contracts.manifest import FileEntry, Manifest, ProducedBy
-from components.evaluate.evaluation_page import Evaluation, evaluation_page, headline
+from components.evaluate.asked import Asked
+from components.evaluate.assessment import Bootstrap, Evaluation
+from components.evaluate.contrasts import contrast
+from components.evaluate.cost import answer_cost
+from components.evaluate.evaluation_page import evaluation_page, headline
 from components.evaluate.scores import by_method, compare, score_average, score_sets
-from components.report.episodes import EpisodeView, Span
+from components.report.episodes import EpisodeView
+from components.report.spans import Span
 
 HOSTILE = "</style><script>alert('x')</script>"
 
@@ -36,7 +44,10 @@ def evaluation(row):
             scores={method: score_sets(found, 0, 300) for method, found in grouped.items()},
             averages={method: score_average(found, 0, 300) for method, found in grouped.items()},
             differences={m: compare(ours, found, 0, 300) for m, found in grouped.items() if m != "search_r1"},
-            wall_s=dict.fromkeys(grouped, 2.0),
+            contrasts={m: contrast(ours, found, 2, 0) for m, found in grouped.items() if m != "search_r1"},
+            costs={method: answer_cost(found, 2.0) for method, found in grouped.items()},
+            bootstrap=Bootstrap(7, 300),
+            asked={name: Asked(num_questions, num_questions, None, num_questions) for name in ("nq", "musique")},
             in_domain=frozenset({"nq"}),
             max_searches=4,
             episodes=[episode("plain")],
@@ -73,8 +84,8 @@ def test_failed_searches_are_said(evaluation):
 
 def test_the_page_has_every_part(evaluation):
     html = evaluation_page(evaluation({"search_r1": 0.8, "base": 0.2, "rag": 0.3, "direct": 0.0, "rl_no_search": 0.1}))
-    for part in ("Result", "Exact match", "against each other", "Training", "Episodes", "What each method", "Lineage"):
-        assert part in html
+    for part in ("Result", "Exact match", "against each other", "Training", "Episodes", "Cost", "What each", "Lineage"):
+        assert f"<h2>{part}" in html or f"<h2>Search-R1 {part}" in html
     assert "400 questions over 2 sets" in html and html.count("<svg") == 4 + 1
 
 
@@ -86,9 +97,67 @@ def test_no_text_of_a_model_or_corpus_reaches_the_page_unescaped(evaluation):
     harmless, hostile = evaluation({"search_r1": 0.5}), evaluation({"search_r1": 0.5})
     hostile = replace(hostile, episodes=[episode(HOSTILE)], lineage=[(HOSTILE, hostile.lineage[0][1])])
     html = evaluation_page(hostile)
-    assert "<script" not in html and html.count("<") == evaluation_page(harmless).count("<")
+    assert html.count("<script") == 1 and html.count("<") == evaluation_page(harmless).count("<")
+
+
+def test_the_script_of_the_page_is_the_only_one_it_allows(evaluation):
+    html = evaluation_page(evaluation({"search_r1": 0.5}))
+    (script,) = re.findall(r"<script>(.*?)</script>", html, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert f"script-src &#x27;sha256-{digest}&#x27;" in html and "default-src &#x27;none&#x27;" in html
+    assert "innerHTML" not in script and "eval" not in script and "document.write" not in script
+
+
+def test_baselines_come_first_and_ours_last_as_in_the_paper(evaluation):
+    html = evaluation_page(evaluation({"search_r1": 0.8, "base": 0.2, "rag": 0.3, "direct": 0.0, "rl_no_search": 0.1}))
+    table = re.search(r'<table class="em">.*?</table>', html)[0]
+    labels = re.findall(r'<th scope="row"><span>(.*?)</span>', table)
+    assert labels == ["Direct", "RAG", "RL without search", "Base in the loop", "Search-R1"]
+    assert "General QA" in table and "Multi-hop QA" in table
+
+
+def test_questions_won_and_lost_are_counted_and_some_are_shown(evaluation):
+    html = evaluation_page(evaluation({"search_r1": 0.8, "rag": 0.3}))
+    assert "200 / 200 / 0" in html and "Search-R1 alone was right 200 times, RAG alone 0 times, both 120" in html
+    assert html.count('<span class="badge right">won</span>') == 2
+
+
+def test_sampled_sets_are_said_with_seed_and_size(evaluation):
+    made = evaluation({"search_r1": 0.5})
+    assert "Not every question" not in evaluation_page(made)
+    asked = {"nq": Asked(200, 3610, 4, 500), "musique": Asked(200, 200, None, 200)}
+    html = evaluation_page(replace(made, asked=asked))
+    assert (
+        "NQ 200 of 3,610 (drawn by seed 4, then those whose ids have the smallest hash" in html
+        and "MuSiQue 200 of" not in html
+    )
+    assert "n = 200 of 3,610" in html and "300 resamples, seed 7" in html
+
+
+@pytest.mark.parametrize(
+    ("facts", "shown"),
+    [
+        pytest.param({"num_gpus": 8}, "20.00", id="gpus"),
+        pytest.param({"num_gpus": 0}, "0.00", id="cpu"),
+        pytest.param({}, "\N{EN DASH}", id="not-recorded"),
+    ],
+)
+def test_gpu_hours_are_shown_where_they_are_known(evaluation, facts, shown):
+    made = evaluation({"search_r1": 0.5})
+    spent = {"steps": 9, "tokens": 1234, "rl_s": 9000.0} | facts
+    checkpoint = made.lineage[0][1].model_copy(update={"metadata": spent})
+    html = evaluation_page(replace(made, lineage=[("checkpoint", checkpoint)]))
+    cells = [element.split("</td>")[0] for element in html.split(">checkpoint</th>")[1].split('class="number">')[1:6]]
+    assert cells == ["0.0 s", "2 h 30 min", "9", "1,234", shown]
 
 
 def test_equal_results_give_equal_pages(evaluation):
     shares = {"search_r1": 0.8, "base": 0.2}
     assert evaluation_page(evaluation(shares)) == evaluation_page(evaluation(shares))
+
+
+def test_an_interval_without_spread_is_not_taken_for_certainty(evaluation):
+    assert "rule of three" not in evaluation_page(evaluation({"search_r1": 0.5}))
+    assert "of 30 questions alike, the true share may lie up to 0.10 away" in evaluation_page(
+        evaluation({"search_r1": 1.0}, 30)
+    )

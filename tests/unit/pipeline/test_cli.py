@@ -22,7 +22,7 @@ def exit_code_of(*arguments):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        pytest.param(["--help"], ["run", "compile", "lineage"], id="commands"),
+        pytest.param(["--help"], ["run", "compile", "lineage", "report"], id="commands"),
         pytest.param(["evaluate", "--help"], ["--model", "--methods", "--ranks", "--index"], id="evaluate"),
         pytest.param(["run", "--help"], ["--preset", "--set STEP.KEY=VALUE", "--seed", "--runs-dir"], id="run"),
     ],

@@ -3,8 +3,9 @@ import re
 import pytest
 
 from components.contracts.manifest import FileEntry, Manifest, ProducedBy
-from components.report.episodes import EpisodeView, Span, episode_list
+from components.report.episodes import EpisodeView, episode_viewer
 from components.report.lineage import duration, lineage_list
+from components.report.spans import Span
 
 SCRIPT = "</span><script>alert(1)</script>"
 
@@ -31,25 +32,25 @@ def view(**changes) -> EpisodeView:
 
 
 def test_model_and_retrieved_text_have_their_own_classes_in_order():
-    html = episode_list([view()])
+    html = episode_viewer([view()])
     assert re.findall(r'class="span (\w+)"', html) == ["prompt", "model", "retrieved", "model"]
     assert "Ada | Ada Lovelace" in html and "\N{CHECK MARK} right" in html
 
 
 def test_protocol_tags_are_shown_as_text():
-    html = episode_list([view()])
+    html = episode_viewer([view()])
     assert '<b class="tag">&lt;search&gt;</b>' in html and "<search>" not in html
 
 
 @pytest.mark.parametrize("field", ["question_id", "set_name", "question", "prediction", "stop_reason"])
 def test_a_script_in_a_field_is_shown_not_run(field):
-    html = episode_list([view(**{field: SCRIPT})])
+    html = episode_viewer([view(**{field: SCRIPT})])
     assert "<script" not in html and html.count("<span") == html.count("</span>")
 
 
 @pytest.mark.parametrize("source", ["prompt", "model", "retrieved"])
 def test_a_script_in_a_span_is_shown_not_run(source):
-    html = episode_list([view(spans=(Span(source=source, text=SCRIPT, num_tokens=9),), golden_answers=(SCRIPT,))])
+    html = episode_viewer([view(spans=(Span(source=source, text=SCRIPT, num_tokens=9),), golden_answers=(SCRIPT,))])
     assert "<script" not in html and "&lt;script&gt;" in html
 
 
@@ -62,12 +63,53 @@ def test_a_script_in_a_span_is_shown_not_run(source):
     ],
 )
 def test_no_answer_and_an_empty_answer_are_told_apart(prediction, has_answer, shown):
-    html = episode_list([view(prediction=prediction, has_answer=has_answer, em=0.0)])
+    html = episode_viewer([view(prediction=prediction, has_answer=has_answer, em=0.0)])
     assert f'<dt>answer</dt><dd class="data">{shown}</dd>' in html and "\N{BALLOT X} wrong" in html
 
 
-def test_only_the_first_episodes_are_open():
-    assert episode_list([view()] * 3, num_open=2).count('<details open class="episode">') == 2
+def test_only_the_first_episode_is_open():
+    html = episode_viewer([view()] * 3)
+    assert html.count('class="episode"') == 3 and html.count('<details open class="episode" id="episode-1"') == 1
+
+
+def test_an_episode_carries_what_it_is_filtered_by():
+    html = episode_viewer([view(), view(em=0.0, num_searches=2, set_name="my set", training_step=40, reward=0.5)])
+    found = re.findall(r'data-source="(.*?)" data-set="(.*?)" data-result="(.*?)" data-searches="(.*?)"', html)
+    assert found == [("evaluation", "nq", "right", "1"), ("training, step 40", "my set", "wrong", "2")]
+    for name in ("evaluation", "training, step 40", "nq", "my set", "right", "wrong", "1", "2"):
+        assert f'<option value="{name}">' in html
+    assert "<dt>reward</dt>" in html and html.count("<dt>reward</dt>") == 1
+
+
+def test_without_a_script_every_episode_is_there_and_no_control_is():
+    html = episode_viewer([view()] * 30)
+    assert html.count("<details") == 60 and "hidden" not in re.search(r'<details [^>]*class="episode"[^>]*>', html)[0]
+    assert re.search(r'class="bar" hidden', html) and "<noscript>" in html
+
+
+TOKENS = ("caf\N{LATIN SMALL LETTER E WITH ACUTE}", "", "\N{GRINNING FACE}", "\x00<", "/search>")
+
+
+def test_numbers_of_tokens_stand_beside_their_text():
+    span = Span(
+        source="model", text="".join(TOKENS), num_tokens=5, tokens=TOKENS,
+        logprobs=(-0.5, 0.0, -1.0, -2.0, -3.0), advantages=(1.5, -1.5, 0.0, 2.0, 0.25),
+    )  # fmt: skip
+    html = episode_viewer([view(spans=(span,))])
+    # Lengths count UTF-16 units of what is shown, as a script does: the NUL is one replacement character.
+    assert 'data-lengths="[4,0,2,2,8]"' in html
+    assert 'data-logprobs="[-0.5,0.0,-1.0,-2.0,-3.0]"' in html and 'data-advantages="[1.5,-1.5,0.0,2.0,0.25]"' in html
+    assert html.count("data-lengths") == 1
+
+
+def test_a_page_too_big_to_forward_keeps_evenly_spaced_episodes_and_says_so():
+    episodes = [view(question=f"question {i}") for i in range(40)]
+    size = len(episode_viewer(episodes).encode())
+    html = episode_viewer(episodes, max_bytes=size // 4)
+    kept = [int(number) for number in re.findall(r">question (\d+)<", html)]
+    assert 4 <= len(kept) <= 10 and f"{len(kept)} of 40 episodes: more would" in html
+    assert kept[0] == 0 and kept[-1] > 25 and len(html.encode()) < size // 2
+    assert "more would" not in episode_viewer(episodes)
 
 
 def test_views_survive_json():

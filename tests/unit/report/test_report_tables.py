@@ -74,7 +74,7 @@ def test_a_difference_says_whether_it_is_ahead_behind_or_open():
         [("x", difference(0.1, 0.3)), ("y", difference(-0.1, 0.1)), ("z", difference(-0.3, -0.1))], "ours"
     )
     assert re.findall(r'class="interval (\w+)"', html) == ["ahead", "open", "behind"]
-    assert "&lt; .001" in html and "30 / 10" in html
+    assert "&lt; .001" in html and "30 / 60 / 10" in html
 
 
 def test_differences_share_one_scale_around_zero():

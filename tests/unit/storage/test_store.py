@@ -46,6 +46,15 @@ def test_publish_then_fetch(storage_root: str, tmp_path: Path) -> None:
     assert Manifest.from_json(open_storage(manifest.uri).get_bytes(MANIFEST_NAME).decode()) == manifest
 
 
+def test_only_what_is_wanted_is_fetched_and_verified(storage_root: str, tmp_path: Path) -> None:
+    manifest = published(folder_of(tmp_path / "data"), storage_root)
+    open_storage(manifest.uri).put_bytes(b"damaged", "sub/b.txt")
+    folder = fetch(manifest, tmp_path / "cache", wanted=lambda path: path != "sub/b.txt")
+    assert (folder / "sub" / "a.txt").read_text() == "one" and (folder / "top.txt").read_text() == "top"
+    with pytest.raises(ManifestError, match=r"sub/b\.txt"):
+        fetch(manifest, tmp_path / "cache", wanted=lambda path: path == "sub/b.txt")
+
+
 def test_equal_content_is_stored_once_and_the_manifest_renewed(storage_root: str, tmp_path: Path) -> None:
     first = published(folder_of(tmp_path / "one"), storage_root, counts={"passages": 1})
     before = {i.key: i.modified for i in open_storage(storage_root).list() if not i.key.endswith(MANIFEST_NAME)}

@@ -15,6 +15,7 @@ from components.train.checkpoint import Checkpoints
 from components.train.config import TrainConfig
 from components.train.experience import Experience, gather_experience
 from components.train.learner import Learner
+from components.train.rollout_samples import RolloutSamples
 from components.train.stop import StopRequest
 from components.train.supervised import SupervisedTrainer
 from components.train.trainer import Trainer
@@ -124,6 +125,7 @@ def make_trainer(tmp_path):
             tmp_path / folder / "metrics.jsonl",
             lambda state, metrics: None,
             StopRequest(),
+            RolloutSamples(storage, config, LetterTokenizer()),
         )
 
     return make
