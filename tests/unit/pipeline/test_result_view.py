@@ -38,4 +38,4 @@ def test_task_table_tells_cached_work_from_new_work():
 def test_an_average_brings_the_interval_of_the_mean():
     average = {"search_r1": {"ci95": [0.6421, 0.7579]}}
     table = score_table({"search_r1": {"nq": {"em": 0.9}, "popqa": {"em": 0.5}}}, average)
-    assert [line.split("  ")[-1] for line in table.splitlines()] == ["95 % of mean", "0.642-0.758"]
+    assert [line.split("  ")[-1].strip() for line in table.splitlines()] == ["95 % of mean", "0.642-0.758"]

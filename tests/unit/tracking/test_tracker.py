@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 
@@ -32,7 +33,7 @@ def steps_of(server, run_id: str, name: str) -> list[tuple[int, float]]:
 
 
 def parent_of(server) -> str:
-    return server.create_run(server.create_experiment(f"parents-{id(server)}")).info.run_id
+    return server.create_run(server.create_experiment(f"parents-{uuid4()}")).info.run_id
 
 
 def test_a_run_carries_params_tags_metrics_and_status(server, tmp_path: Path) -> None:
