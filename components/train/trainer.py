@@ -37,6 +37,7 @@ from components.train.ranks import in_turns, rank, sum_over_ranks, world_size
 from components.train.rewards import rewards
 from components.train.rollout_samples import RolloutSamples
 from components.train.stop import StopRequest
+from components.train.throughput import throughput_metrics
 from components.train.weights import publish_weights
 
 
@@ -118,8 +119,14 @@ class Trainer:
         observe_rollouts(state, observed, self.config.dev)
         observe_mismatch(state, learning["kl/rollout_vs_trainer"], self.config.correction)
         state.tokens += experience.num_tokens
-        seconds = sum(clock.laps.values())
-        throughput = {"perf/tokens_per_s": sum(len(e.token_ids) for e in episodes) / seconds}
+        throughput = throughput_metrics(
+            episodes,
+            experience,
+            clock.laps,
+            self.learner.policy.config.to_dict(),
+            has_critic=self.learner.critic is not None,
+            dtype=self.config.parallel.compute_dtype,
+        )
         return observed | scoring | learning | clock.laps | throughput
 
     def collect(self, step: int) -> tuple[list[Question], list[Episode]]:

@@ -167,8 +167,8 @@ def test_every_metric_is_documented_and_every_documented_one_is_logged(make_trai
     logged = {name for trainer in trainers for _, metrics in trainer.tracker.lines for name in metrics}
     assert [name for name in logged if not any(re.fullmatch(pattern, name) for pattern in documented())] == []
     missing = [pattern for pattern in documented() if not any(re.fullmatch(pattern, name) for name in logged)]
-    # The one needs vLLM, the other something broken.
-    assert missing == ["engine/probe_error_nats", "health/nonfinite"]
+    # They need a GPU, vLLM and something broken.
+    assert missing == ["perf/mfu", "engine/probe_error_nats", "health/nonfinite"]
 
 
 SUPERVISED = [
