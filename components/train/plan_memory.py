@@ -20,6 +20,10 @@ GATHERED_LAYERS = 2
 """Layers whose weights are whole at a time: the one at work and the one fetched ahead."""
 SAMPLING_BYTES_PER_LOGIT = 20
 """Logits, their float32 copy, log-probabilities and cumulative probabilities in float64."""
+ACTIVATIONS_FACTOR = 1.2
+"""Activations of a measured update over those that autograd is known to keep (benchmarks/results/gpu.json)."""
+OPTIMIZER_COPIES = 3
+"""Copies of a module's shard that exist during its optimizer's step: measured there, the cause is not known."""
 CONTEXT_BYTES = 1.5 * GIB
 """CUDA context, matrix library workspaces, communication buffers."""
 FRAGMENTATION_FRAC = 0.05
@@ -28,11 +32,14 @@ FRAGMENTATION_FRAC = 0.05
 
 @dataclass(frozen=True, slots=True)
 class MemoryPart:
-    """One use of memory; `update` and `rollout` follow each other, so that only the larger of the two counts."""
+    """One use of memory; passes, optimizers and rollouts follow each other: only the largest of them counts.
+
+    Gradients exist in the first two, as `update`.
+    """
 
     name: str
     num_bytes: float
-    when: Literal["always", "update", "rollout"] = "always"
+    when: Literal["always", "update", "passes", "optimizers", "rollout"] = "always"
     on_host: bool = False
 
 
@@ -67,10 +74,11 @@ def memory_parts(config: TrainConfig, shape: ModelShape) -> list[MemoryPart]:
 
 def peak_bytes(parts: Sequence[MemoryPart]) -> float:
     """Return the bytes of a GPU when most are in use."""
-    by_phase = {"always": 0.0, "update": 0.0, "rollout": 0.0}
+    by_phase = dict.fromkeys(("always", "update", "passes", "optimizers", "rollout"), 0.0)
     for part in parts:
         by_phase[part.when] += part.num_bytes * (not part.on_host)
-    return by_phase["always"] + max(by_phase["update"], by_phase["rollout"])
+    update = by_phase["update"] + max(by_phase["passes"], by_phase["optimizers"])
+    return by_phase["always"] + max(update, by_phase["rollout"])
 
 
 def host_bytes(parts: Sequence[MemoryPart]) -> float:
@@ -88,6 +96,10 @@ def _sharded_parts(config: TrainConfig, shape: ModelShape) -> list[MemoryPart]:
             MemoryPart(f"{name}: Adam moments, float32", 2 * shard_bytes, on_host=offloaded),
             MemoryPart(f"{name}: gradients, float32", shard_bytes, "update", on_host=offloaded),
         ]
+    largest = max(trained_modules(config, shape).values())
+    copies_bytes = OPTIMIZER_COPIES * FLOAT32_BYTES * largest / shards
+    if not offloaded:
+        parts.append(MemoryPart("working copies of an optimizer", copies_bytes, "optimizers"))
     if config.loss.kl_coefficient:
         # Nothing is ever added to it: it is kept in the precision it computes in.
         reference_bytes = bytes_per_number(config) * shape.num_parameters / shards
@@ -100,20 +112,20 @@ def _update_parts(config: TrainConfig, shape: ModelShape) -> list[MemoryPart]:
     # Embeddings, head and last norm are one unit that stays whole from the forward to the end of the backward pass.
     root = shape.num_parameters - shape.num_layers * shape.layer_parameters
     layers = GATHERED_LAYERS * shape.layer_parameters
-    gathered_bytes = (root + layers) * width + root * width + layers * (width + FLOAT32_BYTES)
+    # One GPU alone keeps what it gathered from the forward to the backward pass.
+    weights = shape.num_parameters if num_gpus(config) == 1 else root + layers
+    gathered_bytes = weights * width + root * width + layers * (width + FLOAT32_BYTES)
     in_layer, input_only = activation_bytes_per_token(shape, width)
     # Beside what is kept there are the gradients of one layer and, when checkpointed, that layer computed again.
     kept = input_only if config.parallel.activation_checkpointing else in_layer
     working = in_layer * (2 if config.parallel.activation_checkpointing else 1)
     chunk_bytes = FLOAT32_BYTES * min(LOGITS_PER_CHUNK, tokens * shape.vocab_size)
+    activations = ACTIVATIONS_FACTOR * tokens * (shape.num_layers * kept + working)
+    head_bytes = LOGIT_COPIES * chunk_bytes + 2 * FLOAT32_BYTES * shape.embedding_parameters
     return [
-        MemoryPart("gathered weights and gradients", gathered_bytes, "update"),
-        MemoryPart(f"activations of {tokens:,} tokens", tokens * (shape.num_layers * kept + working), "update"),
-        MemoryPart(
-            "logits and gradient of the head",
-            LOGIT_COPIES * chunk_bytes + 2 * FLOAT32_BYTES * shape.embedding_parameters,
-            "update",
-        ),
+        MemoryPart("gathered weights and gradients", gathered_bytes, "passes"),
+        MemoryPart(f"activations of {tokens:,} tokens", activations, "passes"),
+        MemoryPart("logits and gradient of the head", head_bytes, "passes"),
     ]
 
 
