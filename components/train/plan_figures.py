@@ -137,7 +137,7 @@ def make_plan(config: TrainConfig, shape: ModelShape, gpu: Gpu, assumed: Assumpt
         shape,
         gpu,
         assumed,
-        memory_parts(config, shape),
+        memory_parts(config, shape, gpu.memory_gib * GIB),
         expected,
         longest,
         step_phases(config, shape, gpu, assumed, expected),

@@ -24,6 +24,8 @@ ACTIVATIONS_FACTOR = 1.2
 """Activations of a measured update over those that autograd is known to keep (benchmarks/results/gpu.json)."""
 OPTIMIZER_COPIES = 3
 """Copies of a module's shard that exist during its optimizer's step: measured there, the cause is not known."""
+VLLM_GRAPHS_BYTES = GIB
+"""Recorded CUDA graphs of vLLM."""
 CONTEXT_BYTES = 1.5 * GIB
 """CUDA context, matrix library workspaces, communication buffers."""
 FRAGMENTATION_FRAC = 0.05
@@ -49,7 +51,7 @@ def num_gpus(config: TrainConfig) -> int:
 
 
 def bytes_per_number(config: TrainConfig) -> int:
-    """Return the size of a number in matrix products, in the cache and in the engine's weights."""
+    """Return the size of a number in matrix products."""
     return 2 if config.parallel.compute_dtype == "bfloat16" else FLOAT32_BYTES
 
 
@@ -64,10 +66,10 @@ def trained_modules(config: TrainConfig, shape: ModelShape) -> dict[str, int]:
     return {"policy": shape.num_parameters} | critic
 
 
-def memory_parts(config: TrainConfig, shape: ModelShape) -> list[MemoryPart]:
-    """Return what each GPU (or, offloaded, its share of the host) holds at the bounds of the configuration."""
+def memory_parts(config: TrainConfig, shape: ModelShape, gpu_bytes: float) -> list[MemoryPart]:
+    """Return what each GPU of `gpu_bytes` (or, offloaded, its share of the host) holds at most."""
     parts = _sharded_parts(config, shape)
-    parts += [*_update_parts(config, shape), *_engine_parts(config, shape)]
+    parts += [*_update_parts(config, shape), *_engine_parts(config, shape, gpu_bytes)]
     parts.append(MemoryPart("CUDA context, workspaces, communication", CONTEXT_BYTES))
     return [*parts, MemoryPart("lost to fragmentation", FRAGMENTATION_FRAC * peak_bytes(parts))]
 
@@ -129,15 +131,48 @@ def _update_parts(config: TrainConfig, shape: ModelShape) -> list[MemoryPart]:
     ]
 
 
-def _engine_parts(config: TrainConfig, shape: ModelShape) -> list[MemoryPart]:
-    width, slots, loop = bytes_per_number(config), config.num_slots, config.loop
-    cache_bytes = slots * (loop.max_context_tokens + 1) * shape.kv_bytes_per_token(width)
-    # The longest forward pass takes in an observation of every sequence at once, keys and values repeated per head.
-    prefill = slots * loop.max_observation_tokens * width * (3 * shape.intermediate_size + 4 * shape.hidden_size)
-    repeated = 2 * slots * loop.max_context_tokens * shape.query_size * width
-    sampling = slots * shape.vocab_size * SAMPLING_BYTES_PER_LOGIT
+def engine_bytes_per_number(config: TrainConfig) -> int:
+    """Return the size of a number in the engine's weights and cache."""
+    if config.engine == "vllm":
+        return FLOAT32_BYTES if config.vllm.dtype == "float32" else 2
+    return bytes_per_number(config)
+
+
+def cache_bytes(config: TrainConfig, shape: ModelShape, gpu_bytes: float) -> float:
+    """Return the size of the engine's cache.
+
+    The torch engine reserves whole sequences. vLLM hands out pages of what it is given, and cannot work with less
+    than a sequence of full length.
+    """
+    sequence = (config.loop.max_context_tokens + 1) * shape.kv_bytes_per_token(engine_bytes_per_number(config))
+    if config.engine == "torch":
+        return config.num_slots * sequence
+    if config.vllm.kv_cache_bytes is not None:
+        return max(sequence, config.vllm.kv_cache_bytes)
+    taken = _engine_weights_bytes(config, shape) + _engine_working_bytes(config, shape)
+    return max(sequence, config.vllm.gpu_memory_frac * gpu_bytes - taken)
+
+
+def _engine_parts(config: TrainConfig, shape: ModelShape, gpu_bytes: float) -> list[MemoryPart]:
+    kept = "rollout" if config.engine == "vllm" and config.vllm.sleep_between_rollouts else "always"
     return [
-        MemoryPart("engine: weights", width * shape.num_parameters),
-        MemoryPart(f"engine: cache of {slots:,} sequences", cache_bytes),
-        MemoryPart("engine: prefill and sampling", prefill + repeated + sampling, "rollout"),
+        MemoryPart(f"{config.engine} engine: weights", _engine_weights_bytes(config, shape), kept),
+        MemoryPart(f"{config.engine} engine: cache", cache_bytes(config, shape, gpu_bytes), kept),
+        MemoryPart(f"{config.engine} engine: prefill and sampling", _engine_working_bytes(config, shape), "rollout"),
     ]
+
+
+def _engine_weights_bytes(config: TrainConfig, shape: ModelShape) -> float:
+    parallel = config.vllm.tensor_parallel if config.engine == "vllm" else 1
+    return engine_bytes_per_number(config) * shape.num_parameters / parallel
+
+
+def _engine_working_bytes(config: TrainConfig, shape: ModelShape) -> float:
+    width, slots, loop = engine_bytes_per_number(config), config.num_slots, config.loop
+    sampling = slots * shape.vocab_size * SAMPLING_BYTES_PER_LOGIT
+    per_token = width * (3 * shape.intermediate_size + 4 * shape.hidden_size)
+    if config.engine == "vllm":
+        return config.vllm.max_batched_tokens * per_token + sampling + VLLM_GRAPHS_BYTES
+    # The longest forward pass takes in an observation of every sequence at once, keys and values repeated per head.
+    repeated = 2 * slots * loop.max_context_tokens * shape.query_size * width
+    return slots * loop.max_observation_tokens * per_token + repeated + sampling

@@ -50,8 +50,14 @@ def _savings(config: TrainConfig) -> Iterator[dict[str, Any]]:
     if config.row_tokens > context:
         yield {"row_tokens": context}
     for part in (2, 4):
-        if config.num_slots >= 8 * part:
+        if config.engine == "torch" and config.num_slots >= 8 * part:
             yield {"num_slots": config.num_slots // part}
+        if config.engine == "vllm" and config.vllm.kv_cache_bytes:
+            yield {"vllm.kv_cache_bytes": config.vllm.kv_cache_bytes // part}
+        if config.engine == "vllm" and not config.vllm.kv_cache_bytes:
+            yield {"vllm.gpu_memory_frac": config.vllm.gpu_memory_frac / part}
+    if config.engine == "vllm" and not config.vllm.sleep_between_rollouts:
+        yield {"vllm.sleep_between_rollouts": True}
     if config.parallel.compute_dtype == "float32":
         yield {"parallel.compute_dtype": "bfloat16"}
     if not config.parallel.activation_checkpointing:

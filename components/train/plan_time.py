@@ -16,7 +16,10 @@ from components.train.cost import (
 )
 from components.train.plan_memory import (
     FLOAT32_BYTES,
+    GIB,
     bytes_per_number,
+    cache_bytes,
+    engine_bytes_per_number,
     micro_batch_tokens,
     num_gpus,
     trained_modules,
@@ -187,13 +190,15 @@ def rollout_phases(
     total = forward_flops(shape, [length.tokens] * num_episodes, written)
     decode = backbone_flops(shape, written, written * length.mean_context_tokens) + head_flops(shape, written)
     prefill = max(0.0, total - decode)
+    width = engine_bytes_per_number(config)
+    held = cache_bytes(config, shape, gpu.memory_gib * GIB) / (length.tokens * shape.kv_bytes_per_token(width))
     roof = decode_roof_tokens_per_s(
         shape,
-        min(config.num_slots, max(1.0, num_episodes / num_gpus(config))),
+        min(config.num_slots, held, max(1.0, num_episodes / num_gpus(config))),
         length.mean_context_tokens,
         bytes_per_s=gpu.bandwidth_tb_per_s * 1e12,
         flops_per_s=gpu.flops_per_s(dtype),
-        bytes_per_number=bytes_per_number(config),
+        bytes_per_number=width,
     )
     prefill_s = prefill / (num_gpus(config) * gpu.flops_per_s(dtype) * assumed.mfu)
     decode_s = written / (num_gpus(config) * roof * assumed.decode_roof_frac)

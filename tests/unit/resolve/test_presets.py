@@ -53,7 +53,7 @@ def test_files_of_a_combination_are_laid_over_each_other_in_order(tmp_path):
     assert presets_in(tmp_path) == {"m-a-h": ("model/m", "algorithm/a", "hardware/h")}
     made = load_preset("qwen2.5-7b-instruct-grpo-1x80gb")
     assert made["base_model"]["source"] == "hf://Qwen/Qwen2.5-7B-Instruct"
-    assert made["train"]["num_slots"] == 32
+    assert made["train"]["num_slots"] == 128
     assert made["train"]["episodes_per_question"] == 5
     assert made["train"]["questions_per_step"] == 64
 

@@ -112,7 +112,7 @@ def test_sharded_parts_are_the_bytes_the_learner_holds(policy, algorithm):
         held[f"{name}: Adam moments, float32"] = sum(moment.nbytes for moment in moments)
     held["reference: weights"] = sum(p.nbytes for p in learner.reference.parameters())
     shape = ModelShape.from_hf_config(policy.config.to_dict())
-    parts = {part.name: part.num_bytes for part in memory_parts(config, shape)}
+    parts = {part.name: part.num_bytes for part in memory_parts(config, shape, 80 * GIB)}
     assert {name: parts[name] for name in held} == held
     assert [name for name in parts if ": " in name and "engine" not in name and name not in held] == []
 
@@ -136,6 +136,23 @@ def test_peak_leaves_out_the_smaller_phase_and_what_lies_on_the_host():
     )
 
 
+def vllm_parts(**settings):
+    config = TrainConfig.parse(
+        {"engine": "vllm", "vllm": settings, "parallel": {"gpus_per_node": 8, "compute_dtype": "bfloat16"}}
+    )
+    return {part.name: part for part in memory_parts(config, QWEN_3B, 80 * GIB) if part.name.startswith("vllm")}
+
+
+def test_vllm_takes_its_share_or_the_cache_it_is_told():
+    shared = vllm_parts(gpu_memory_frac=0.5)
+    assert sum(part.num_bytes for part in shared.values()) == pytest.approx(40 * GIB)
+    assert vllm_parts(kv_cache_bytes=5 * GIB)["vllm engine: cache"].num_bytes == 5 * GIB
+    assert vllm_parts(gpu_memory_frac=0.01)["vllm engine: cache"].num_bytes == 385 * QWEN_3B.kv_bytes_per_token()
+    halved = vllm_parts(tensor_parallel=2)["vllm engine: weights"].num_bytes
+    assert 2 * halved == shared["vllm engine: weights"].num_bytes == 2 * QWEN_3B.num_parameters
+    assert {part.when for part in vllm_parts(sleep_between_rollouts=True).values()} == {"rollout"}
+
+
 MEASURED = json.loads((ROOT / "benchmarks" / "results" / "gpu.json").read_text())["cases"]
 
 
@@ -153,7 +170,7 @@ def test_memory_of_an_update_is_what_a_gpu_allocated(case, rows, checkpointed):
     )
     kept = [
         part
-        for part in memory_parts(config, QWEN_3B)
+        for part in memory_parts(config, QWEN_3B, 140 * GIB)
         if "engine" not in part.name and not part.name.startswith(("CUDA", "lost"))
     ]
     (measured,) = (found["ours"] for found in MEASURED if found["case"] == f"{case}: memory")
@@ -241,11 +258,12 @@ def test_the_command_prints_numbers_for_programs(capsys):
 
 
 def test_what_does_not_fit_ends_with_2_and_the_printed_remedy_works(capsys):
-    given = ["qwen2.5-7b-ppo-8x80gb", "--set", "train.num_slots=96", "--json"]
+    given = ["qwen2.5-7b-ppo-8x80gb", "--set", "train.vllm.gpu_memory_frac=0.6", "--json"]
+    given += ["--set", "train.vllm.kv_cache_bytes=30000000000"]
     assert exit_code_of(*given) == 2
     shown = capsys.readouterr()
     assert json.loads(shown.out)["fits"] is False
-    assert "engine: cache of 96 sequences" in shown.err
+    assert "vllm engine: cache" in shown.err
     found = re.search(r"--set (train\.\S+)", shown.err)
     assert exit_code_of(*given, "--set", found[1]) == 0
 
