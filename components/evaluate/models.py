@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from components.agent.config import LoopConfig
+from components.contracts.errors import ConfigError
 from components.evaluate.baselines.model import OpenModel
 from components.evaluate.chunks import Rank
 from components.evaluate.config import EvaluateConfig
@@ -27,7 +28,7 @@ def open_model(folder: Path, max_context_tokens: int, config: EvaluateConfig, ra
     Raises:
         MissingError: there is no model in `folder`, the engine is not installed, or a GPU is asked for and none
             can be used.
-        ConfigError: the installed engine does not run on the device asked for.
+        ConfigError: the installed engine does not run on the device asked for, or vLLM is asked for by many ranks.
     """
     import torch
 
@@ -36,6 +37,12 @@ def open_model(folder: Path, max_context_tokens: int, config: EvaluateConfig, ra
     torch.set_num_threads(config.threads)
     if rank and rank.world > 1 and config.device != "cpu" and torch.cuda.is_available():
         torch.cuda.set_device(rank.number % torch.cuda.device_count())
+    if rank and rank.world > 1 and config.engine == "vllm":
+        raise ConfigError(
+            f"evaluate.engine = 'vllm' with {rank.world} ranks",
+            "one rank",
+            "set evaluate.engine = 'torch', or run one rank",
+        )
     engine, tokenizer = open_engine(
         config.engine,
         folder,

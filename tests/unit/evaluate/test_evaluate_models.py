@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from components.contracts.errors import MissingError
+from components.contracts.errors import ConfigError, MissingError
+from components.evaluate.chunks import Rank
 from components.evaluate.config import EvaluateConfig
 from components.evaluate.models import open_model
 
@@ -16,3 +17,8 @@ def test_a_gpu_that_is_not_there_is_an_error(tmp_path):
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(MissingError, match=r"auto"):
         open_model(tmp_path, 64, EvaluateConfig(device="cuda"))
+
+
+def test_vllm_is_refused_on_many_ranks(tmp_path):
+    with pytest.raises(ConfigError, match="'vllm' with 2 ranks"):
+        open_model(tmp_path, 64, EvaluateConfig(engine="vllm"), Rank(0, 2))
