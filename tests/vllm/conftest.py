@@ -21,6 +21,7 @@ from components.agent.engines.load import load_model
 from components.agent.engines.open import open_engine
 from components.agent.engines.torch_engine import TorchEngine
 from components.contracts.passage import Passage, ScoredPassage
+from components.search.concurrent import SearchStats
 from components.train.sharding import whole_parameters
 
 NUM_SLOTS = 16
@@ -113,7 +114,7 @@ def opened(request, cutting_folder) -> Iterator[Pair]:
     bundled_folder = Path(components.base_model.__file__).parent / "bundled" / "model"
     pair = open_pair(bundled_folder, 384) if request.param == "bundled" else open_pair(cutting_folder, 192)
     yield pair
-    pair.vllm = None
+    pair.vllm.close()
 
 
 @pytest.fixture
@@ -135,6 +136,7 @@ class Library:
 
     def __init__(self) -> None:
         self.queries: list[str] = []
+        self.stats = SearchStats()
 
     def submit(self, query: str) -> Future:
         self.queries.append(query)

@@ -48,7 +48,7 @@ def main(folder: Path) -> None:
 
     settings = VllmConfig(sleep_between_rollouts=True)
     engine, _ = open_engine("vllm", folder, num_slots=2, max_context_tokens=64, vllm=settings)
-    raised(AssertionError, "drop the former engine", open_model, folder, 64, EvaluateConfig(engine="vllm"))
+    raised(AssertionError, "close the former engine", open_model, folder, 64, EvaluateConfig(engine="vllm"))
     engine.add_request(TurnRequest(0, ids, 4, 0.0, 0))
     engine.sleep()
     assert not engine.has_unfinished()
@@ -56,6 +56,11 @@ def main(folder: Path) -> None:
     raised(EngineError, "publish weights to wake it", engine.score, ids)
     engine.publish(whole_parameters(trainer))
     assert np.abs(np.array(engine.score(ids)) - np.array(first)).mean() < 1e-5
+    kept = engine
+    engine.close()
+    again, _ = open_engine("vllm", folder, num_slots=2, max_context_tokens=64, vllm=settings)
+    assert again.score(ids) == first
+    assert again is not kept
     print("all good")
 
 

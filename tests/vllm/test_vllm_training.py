@@ -10,6 +10,8 @@ from components.storage import open_storage
 from components.train.checkpoint import Checkpoints, TrainState
 from components.train.config import TrainConfig
 from components.train.learner import Learner
+from components.train.rollout_samples import RolloutSamples
+from components.train.stop import StopRequest
 from components.train.trainer import Trainer
 
 pytestmark = [
@@ -27,13 +29,6 @@ class Log:
 
     def log(self, step, metrics) -> None:
         self.lines.append(metrics)
-
-
-class Never:
-    """Nobody asks to stop."""
-
-    def asked(self) -> bool:
-        return False
 
 
 class Forgetful:
@@ -70,6 +65,7 @@ def make_trainer(pair, library, tmp_path):
                 "threads": 1,
             }
         )
+        storage = open_storage(f"file://{tmp_path}/work")
         return Trainer(
             config,
             # vLLM has started a process group, in which a learner shards its policy in place.
@@ -79,11 +75,12 @@ def make_trainer(pair, library, tmp_path):
             library,
             {"nq": questions[2:]},
             questions[:2],
-            Checkpoints(open_storage(f"file://{tmp_path}/work")),
+            Checkpoints(storage),
             Log(),
             tmp_path / "work" / "metrics.jsonl",
             lambda state, metrics: None,
-            Never(),
+            StopRequest(),
+            RolloutSamples(storage, config, pair.tokenizer),
         )
 
     return make

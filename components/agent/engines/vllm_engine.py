@@ -53,14 +53,14 @@ class VllmEngine:
     ) -> None:
         """Load the model in `folder`; at most `num_slots` turns run at a time, further ones wait in vLLM's queue.
 
-        A process holds one engine at a time; it ends when nothing refers to it any more.
+        A process holds one engine at a time; it ends with `close`, or when nothing refers to it any more.
 
         Raises:
             ConfigError: tensor parallelism is asked for outside torchrun, or of a group that does not divide it.
         """
         # An engine takes vLLM's process groups with it when it is collected, those of a later engine included.
         gc.collect()
-        assert not _LIVING, "drop the former engine before opening another one in the same process"
+        assert not _LIVING, "close the former engine before opening another one in the same process"
         self.max_context_tokens, self._settings = max_context_tokens, settings
         self._llm = _build(folder, num_slots, max_context_tokens, settings)
         _LIVING.add(self)
@@ -159,6 +159,12 @@ class VllmEngine:
             self.reset_cache()
             self._llm.sleep(level=2)
             self._asleep = True
+
+    def close(self) -> None:
+        """End the engine and give its memory back, whoever still refers to it."""
+        self._llm.engine_core.shutdown()
+        self._llm = None
+        _LIVING.discard(self)
 
     def _send(self, token_ids: Sequence[int], **sampling: Any) -> str:
         """Hand a request to vLLM and return its name; only `TurnEnds` and the token budget end it."""
