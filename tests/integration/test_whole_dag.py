@@ -63,7 +63,7 @@ def kill_in_training(runs):
     with subprocess.Popen(command(runs), stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
         saved = Path(runs) / "work" / "train"
         # The supervised baselines may be over before a kill reaches them; they have no critic.
-        while not any((done.parent / "critic.safetensors").exists() for done in saved.glob("*/step_000001/_COMPLETE")):
+        while not any([*done.parent.glob("critic-*.safetensors")] for done in saved.glob("*/step_000001/_COMPLETE")):
             assert process.poll() is None, process.stdout.read()
             time.sleep(0.2)
         process.send_signal(signal.SIGKILL)
