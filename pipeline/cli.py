@@ -260,7 +260,7 @@ def _plan(given: argparse.Namespace) -> None:
 
 
 def _compile(given: argparse.Namespace) -> None:
-    from pipeline.cluster import compile_pipeline
+    from pipeline.compiled import compile_pipeline
 
     compile_pipeline(given.output, given.image)
     print(f"Wrote {given.output}")

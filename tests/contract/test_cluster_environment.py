@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipeline.cluster import compile_pipeline
+from pipeline.compiled import compile_pipeline
 from pipeline.resources import RESOURCES
 
 MANIFESTS = Path(__file__).resolve().parents[2] / "manifests"

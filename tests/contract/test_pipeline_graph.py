@@ -13,7 +13,7 @@ from kfp.pipeline_spec.pipeline_spec_pb2 import PipelineSpec
 from components.resolve.config import ResolveConfig
 from components.resolve.settings import FIELDS
 from components.resolve.tasks import TASKS
-from pipeline.cluster import compile_pipeline
+from pipeline.compiled import compile_pipeline
 from pipeline.parameters import PARAMETERS
 from pipeline.resources import RESOURCES
 

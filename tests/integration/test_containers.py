@@ -18,7 +18,7 @@ import pytest
 
 from components.contracts.question import SEVEN_SETS
 from components.summary.schema import Summary
-from pipeline.cluster import compile_pipeline
+from pipeline.compiled import compile_pipeline
 
 pytestmark = [pytest.mark.containers, pytest.mark.timeout(3600)]
 
