@@ -20,6 +20,9 @@ from components.agent.engines.protocol import TurnOutput, TurnRequest
 from components.agent.engines.sampling import sample_tokens
 from components.agent.engines.turn_ends import TurnEnds
 
+LONGEST_PER_SHORTEST = 1.5
+"""Most that the prefills of one forward pass may differ in length: padding costs as much as tokens do."""
+
 
 class _SlotLayer(CacheLayerMixin):
     """One layer's keys and values for all slots; `rows` and `positions_NL` say where a forward pass writes."""
@@ -212,22 +215,43 @@ class TorchEngine:
 
     def _prefill(self, admitted: list[_Running]) -> list[TurnOutput]:
         self._line_up(self._running, 0)
-        first = len(self._running)
-        self._line_up(admitted, first)
+        ended, first = [], len(self._running)
+        for turns in self._of_like_length(admitted):
+            self._line_up(turns, first)
+            done, still_running = self._read(turns, first)
+            first += len(turns)
+            ended += done
+            self._running += still_running
+        return ended
+
+    def _of_like_length(self, admitted: list[_Running]) -> list[list[_Running]]:
+        """Return the turns in groups that share a forward pass: prompts and observations would pad one another."""
+        groups: list[list[_Running]] = []
+        longest = 0
+        for turn in sorted(admitted, key=self._num_new, reverse=True):
+            if not groups or self._num_new(turn) * LONGEST_PER_SHORTEST < longest:
+                groups.append([])
+                longest = self._num_new(turn)
+            groups[-1].append(turn)
+        return groups
+
+    def _num_new(self, turn: _Running) -> int:
+        return len(turn.request.token_ids) - self._slots.cached_tokens[turn.request.sequence_id]
+
+    def _read(self, turns: list[_Running], first: int) -> tuple[list[TurnOutput], list[_Running]]:
+        """Prefill turns that stand in the slots from `first` on, and give each its first token."""
         cached = self._slots.cached_tokens
-        new_ids = [turn.request.token_ids[cached[turn.request.sequence_id] :] for turn in admitted]
+        new_ids = [turn.request.token_ids[cached[turn.request.sequence_id] :] for turn in turns]
         longest = max(map(len, new_ids))
         ids_NL = [[self._pad_id] * (longest - len(ids)) + list(ids) for ids in new_ids]
         positions_NL = []
-        for turn, ids in zip(admitted, new_ids, strict=True):
+        for turn, ids in zip(turns, new_ids, strict=True):
             start = cached[turn.request.sequence_id]
             positions_NL.append([self._scratch] * (longest - len(ids)) + list(range(start, start + len(ids))))
         logits_NV = self._forward(first, ids_NL, positions_NL)
-        for turn, ids in zip(admitted, new_ids, strict=True):
+        for turn, ids in zip(turns, new_ids, strict=True):
             cached[turn.request.sequence_id] += len(ids)
-        ended, still_running = self._sample(admitted, logits_NV)
-        self._running += still_running
-        return ended
+        return self._sample(turns, logits_NV)
 
     def _decode(self) -> list[TurnOutput]:
         self._line_up(self._running, 0)

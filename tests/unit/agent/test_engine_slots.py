@@ -76,3 +76,23 @@ def test_a_forward_pass_covers_no_row_but_those_that_run(make_model, world_token
     while engine.has_unfinished():
         engine.step()
     assert rows == [8, 8, 1, 1, 1]
+
+
+def test_prompts_and_long_observations_do_not_pad_one_another(make_model, world_tokenizer):
+    """Eight short contexts and one long one in a pass of their own each: nobody is read at the length of another."""
+    shapes, plain = [], make_model("qwen2", len(world_tokenizer))
+
+    class Recording:
+        def __getattr__(self, name):
+            return getattr(plain, name)
+
+        def __call__(self, **arguments):
+            shapes.append(tuple(arguments["input_ids"].shape))
+            return plain(**arguments)
+
+    engine = TorchEngine(Recording(), world_tokenizer, num_slots=9, max_context_tokens=CONTEXT, prefill_at=1.0)
+    for number in range(9):
+        engine.add_request(TurnRequest(number, [5] * (100 if number == 4 else 10 + number % 3), 1, 1.0, number, ()))
+    outputs = engine.step()
+    assert sorted(output.sequence_id for output in outputs) == list(range(9))
+    assert sorted(shapes) == [(1, 100), (8, 12)]
