@@ -22,15 +22,18 @@ class Case:
     peer_name: str
     unit: str
     ratio: float | None
-    """Ours over the peer's, so that more is better; the median of the ratios of neighbouring repeats."""
+    """Ours over the peer's, or the peer's over ours where less is better, so that more always is; the median of the
+    ratios of neighbouring repeats."""
     repeats: int
     spread: list[float]
     """Smallest and largest ratio of the repeats; of our own figures where there is no peer."""
 
 
-def compared(case: str, ours: Sequence[float], peer: Sequence[float], peer_name: str, unit: str) -> Case:
+def compared(
+    case: str, ours: Sequence[float], peer: Sequence[float], peer_name: str, unit: str, *, less_is_better: bool = False
+) -> Case:
     """Return the case of two sides that were measured in turns, in the order measured."""
-    ratios = [own / other for own, other in zip(ours, peer, strict=True)]
+    ratios = [other / own if less_is_better else own / other for own, other in zip(ours, peer, strict=True)]
     return Case(
         case,
         _digits(statistics.median(ours)),

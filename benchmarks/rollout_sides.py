@@ -21,6 +21,7 @@ def prepare(settings: dict[str, Any]) -> Callable[[int], dict[str, Any]]:
     workload = Workload(**settings["workload"])
     model, tokenizer = model_of(workload)
     searcher, loop = searcher_of(workload), workload.loop
+    positions = counted_positions(model)
     engine = TorchEngine(model, tokenizer, num_slots=workload.num_slots, max_context_tokens=loop.max_context_tokens)
 
     def ours(repeat: int) -> list[Episode]:
@@ -38,11 +39,21 @@ def prepare(settings: dict[str, Any]) -> Callable[[int], dict[str, Any]]:
     sample = {"ours": ours, "lock_step": lock_step}[settings["side"]]
 
     def measure(repeat: int) -> dict[str, Any]:
+        positions.clear()
         started_s = time.perf_counter()
         episodes = sample(repeat)
-        return summary(episodes, time.perf_counter() - started_s)
+        return summary(episodes, time.perf_counter() - started_s) | {"positions": sum(positions)}
 
     return measure
+
+
+def counted_positions(model: Any) -> list[int]:
+    """Return a list that grows by the number of token positions of every forward pass of `model`, padding included."""
+    positions: list[int] = []
+    model.register_forward_pre_hook(
+        lambda module, args, given: positions.append(given["input_ids"].numel()), with_kwargs=True
+    )
+    return positions
 
 
 def summary(episodes: list[Episode], seconds: float) -> dict[str, Any]:

@@ -87,9 +87,11 @@ def test_our_update_has_the_gradient_of_the_plain_loss():
 @pytest.mark.timeout(300)
 def test_sides_are_measured_in_turns_by_processes_of_their_own(capfd):
     pythons = dict.fromkeys(("ours", "lock_step"), sys.executable)
-    (case,) = measure_case("toy", replace(TOY, num_episodes=4), 2, pythons, threads=1)
+    case, work = measure_case("toy", replace(TOY, num_episodes=4), 2, pythons, threads=1)
     assert (case.case, case.peer_name, case.repeats, case.unit) == ("toy", "lock_step", 2, "model tokens/s")
     assert case.spread[0] <= case.ratio <= case.spread[1]
+    assert (work.case, work.peer_name, work.unit) == ("toy: work", "lock_step", "positions per token")
+    assert work.ratio > 1, "reading every context again is more work"
     assert "lock_step: " in capfd.readouterr().out
 
 
@@ -101,6 +103,8 @@ def test_a_side_that_breaks_says_so():
 def test_ratio_is_the_median_of_neighbours(tmp_path, monkeypatch):
     case = compared("c", [10.0, 40.0, 30.0], [5.0, 10.0, 30.0], "peer", "x/s")
     assert (case.ours, case.peer, case.ratio, case.spread) == (30.0, 10.0, 2.0, [1.0, 4.0])
+    fewer = compared("e", [10.0, 20.0], [40.0, 40.0], "peer", "s", less_is_better=True)
+    assert (fewer.ours, fewer.peer, fewer.ratio) == (15.0, 40.0, 3.0)
     single = alone("d", [3.0, 1.0, 2.0], "s")
     assert (single.ours, single.peer, single.ratio, single.spread) == (2.0, None, None, [1.0, 3.0])
     monkeypatch.setattr(record, "_commit", lambda: "abc1234")
