@@ -1,4 +1,4 @@
-"""The `searchr1` command: run the pipeline here, compile it for a cluster, ask where a result came from, inspect data.
+"""The `searchr1` command: run the pipeline here or on a cluster, ask where a result came from, inspect data.
 
 Exit codes: 0 done, 1 a step failed, 2 the request cannot be met as it is, 75 infrastructure failed,
 130 and 143 stopped by a signal.
@@ -7,29 +7,27 @@ Exit codes: 0 done, 1 a step failed, 2 the request cannot be met as it is, 75 in
 import argparse
 import json
 import os
-import re
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from components.contracts.errors import SearchR1Error
-from pipeline import parameters
+from pipeline import arguments, cluster_commands, parameters
+from pipeline.source import git_commit
 
 if TYPE_CHECKING:
     from pipeline.local import RunFolder
     from pipeline.log_view import TaskRecord
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main(words: Sequence[str] | None = None) -> None:
     """Run the command line and exit."""
-    given = _parser().parse_args(arguments)
+    given = _parser().parse_args(words)
     try:
         given.command(given)
     except SearchR1Error as error:
@@ -40,122 +38,37 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="searchr1", description="Teach a language model to search.")
     commands = parser.add_subparsers(title="commands", required=True, metavar="command")
-
-    run = commands.add_parser("run", help="run the whole pipeline on this machine")
-    run.set_defaults(command=_run)
-    run.add_argument("--preset", default=parameters.PRESET.default, help=parameters.PRESET.help)
-    run.add_argument("--set", action="append", default=[], metavar="STEP.KEY=VALUE", help="override one setting")
-    run.add_argument("--seed", type=int, default=parameters.SEED.default, help=parameters.SEED.help)
-    run.add_argument("--corpus-uri", default=parameters.CORPUS_URI.default, help=parameters.CORPUS_URI.help)
-    run.add_argument("--questions-uri", default=parameters.QUESTIONS_URI.default, help=parameters.QUESTIONS_URI.help)
-    run.add_argument("--base-model", default=parameters.BASE_MODEL.default, help=parameters.BASE_MODEL.help)
-    run.add_argument("--model-name", default=parameters.MODEL_NAME.default, help=parameters.MODEL_NAME.help)
-    run.add_argument(
-        "--runs-dir", type=Path, default=Path("runs"), help="folder of results, data and logs (%(default)s)"
-    )
-    run.add_argument(
-        "--storage-root", default="", help="file:///folder or s3://bucket/prefix instead of the runs folder"
-    )
-    run.add_argument("--no-cache", action="store_true", help="run every step again")
-    run.add_argument("--print-config", action="store_true", help="print the settings of every step and stop")
-
-    _add_plan_parser(commands)
-
-    compile_ = commands.add_parser("compile", help="write the pipeline as YAML for Kubeflow Pipelines")
-    compile_.set_defaults(command=_compile)
-    compile_.add_argument("--output", type=Path, default=Path("build/search-r1.yaml"), help="file (%(default)s)")
-    compile_.add_argument(
-        "--image", default="", metavar="REFERENCE", help="image of every step (images/cpu or images/gpu)"
-    )
-
-    lineage = commands.add_parser("lineage", help="print what a run or a manifest was made from")
-    lineage.set_defaults(command=_lineage)
-    lineage.add_argument("what", help="run id, 'latest', or the path of a manifest.json")
-    lineage.add_argument("--runs-dir", type=Path, default=Path("runs"), help="folder of results (%(default)s)")
-
-    report = commands.add_parser("report", help="make the report of a run again, from what the run stored")
-    report.set_defaults(command=_report)
-    report.add_argument("what", help="run id, 'latest', or the path or URI of an evaluation's manifest.json")
-    report.add_argument("--runs-dir", type=Path, default=Path("runs"), help="folder of results (%(default)s)")
-    report.add_argument(
-        "--output", type=Path, help="file to write; else the run's report.html, for a manifest ./report.html"
-    )
-
-    _add_evaluate(commands)
-
-    inspect = commands.add_parser("inspect-data", help="measure a corpus and its questions before training on them")
-    inspect.set_defaults(command=_inspect_data)
-    inspect.add_argument("--questions", required=True, metavar="URI", help="folder of question files")
-    inspect.add_argument("--corpus", required=True, metavar="URI", help="corpus file or folder")
-    inspect.add_argument("--set", action="append", default=[], metavar="STEP.KEY=VALUE", help="override one setting")
-    inspect.add_argument(
-        "--output", type=Path, default=Path("runs/inspect-data"), help="folder of the page and the JSON (%(default)s)"
-    )
+    for add_parser, command in LOCAL_COMMANDS:
+        add_parser(commands).set_defaults(command=command)
+    cluster_commands.add_parsers(commands, check=_checked)
     return parser
 
 
-def _add_evaluate(commands: Any) -> None:
-    evaluate = commands.add_parser(
-        "evaluate",
-        help="score a model and the baselines on every question set",
-        description="Finished answers are kept: the same command again asks only what is missing.",
-    )
-    evaluate.set_defaults(command=_evaluate)
-    models = "run id, latest, manifest.json of a checkpoint, models:/name@alias, Hugging Face folder or hf://owner/name"
-    evaluate.add_argument("--model", default="latest", help=f"{models} (%(default)s)")
-    evaluate.add_argument("--methods", default="all", metavar="A,B,C", help="rows of the table (%(default)s possible)")
-    evaluate.add_argument("--questions", default="", metavar="URI", help="folder of question files instead of its own")
-    evaluate.add_argument("--corpus", default="", metavar="URI", help="corpus to search instead of its own")
-    evaluate.add_argument("--index", default="", metavar="FILE", help="manifest.json of an index to search instead")
-    evaluate.add_argument("--base-model", default="", metavar="MODEL", help="untrained model of the other rows")
-    evaluate.add_argument("--max-questions-per-set", type=int, metavar="N", help="cut larger sets, always alike")
-    evaluate.add_argument("--ranks", type=int, metavar="N", help="processes that share the questions")
-    evaluate.add_argument("--preset", default="", help="settings (those of the model's run, else small-world)")
-    evaluate.add_argument("--set", action="append", default=[], metavar="STEP.KEY=VALUE", help="override one setting")
-    evaluate.add_argument("--output", type=Path, help="folder of the results (below the folder of runs)")
-    evaluate.add_argument("--runs-dir", type=Path, default=Path("runs"), help="folder of runs and data (%(default)s)")
+def _checked(given: argparse.Namespace, storage_root: str) -> tuple[dict[str, str | int], dict[str, str]]:
+    """Return the fields of the run that is asked for, and what they resolve to.
 
+    The first step of the run would find the same mistakes; here they cost nothing and leave no trace.
+    """
+    from components.resolve.main import resolve
 
-def _add_plan_parser(commands: Any) -> None:
-    plan = commands.add_parser("plan", help="tell whether a training fits its GPUs, and what it will take")
-    plan.set_defaults(command=_plan)
-    plan.add_argument("preset", help="name of a preset, or a .toml file")
-    plan.add_argument("--gpu", default="h100", help="h100, h200, a100-80, ... (%(default)s)")
-    plan.add_argument("--gpu-memory-gib", type=float, help="memory of a GPU, instead of the data sheet's")
-    plan.add_argument("--tflops", type=float, help="peak of matrix products, instead of the data sheet's")
-    plan.add_argument("--bandwidth", type=float, metavar="TB_PER_S", help="of GPU memory, instead of the data sheet's")
-    plan.add_argument("--model-config", type=Path, help="config.json of a model that is not in the table")
-    plan.add_argument("--set", action="append", default=[], metavar="STEP.KEY=VALUE", help="override one setting")
-    plan.add_argument("--expect", action="append", default=[], metavar="KEY=VALUE", help="change an assumption")
-    plan.add_argument("--json", action="store_true", help="print numbers for programs")
+    fields = arguments.fields_of(given, storage_root)
+    return fields, resolve(**fields)
 
 
 def _run(given: argparse.Namespace) -> None:
-    from components.resolve.main import resolve
     from pipeline.local import RunFolder, StopSignals, locked, point_latest, run_dag
 
     root = given.runs_dir.resolve()
-    fields = {
-        "preset": given.preset,
-        "corpus_uri": given.corpus_uri,
-        "questions_uri": given.questions_uri,
-        "base_model": given.base_model,
-        "model_name": given.model_name,
-        "seed": given.seed,
-        "storage_root": given.storage_root or f"file://{root}",
-        "overrides": "\n".join(given.set),
-    }
-    # The first step would find the same mistakes; here they cost no start-up and leave no trace.
-    settings = resolve(**fields)
+    fields, settings = _checked(given, given.storage_root or f"file://{root}")
     if given.print_config:
         print(json.dumps({task: json.loads(text)["config"] for task, text in settings.items()}, indent=1))
         return
     started_s = time.monotonic()
     with StopSignals() as stop, locked(root) as lock:
-        folder = RunFolder(root, _run_id(given.preset))
+        folder = RunFolder(root, arguments.run_name(given.preset))
         print(f"Run {folder.run_id} in {root}", flush=True)
         with _tracked(folder, fields) as environment:
-            named = {parameter.name: fields[parameter.short_name] for parameter in parameters.PARAMETERS}
+            named = parameters.named(fields)
             records = run_dag(named, folder, environment, lock, stop, cached=not given.no_cache)
             # Only what is stored counts: a runner has been known to call a failed task a success.
             summary = _bring_home(fields["storage_root"], folder)
@@ -178,11 +91,6 @@ def _bring_home(storage_root: str, folder: "RunFolder") -> dict[str, Any]:
     return json.loads(stored.get_bytes("summary.json"))
 
 
-def _run_id(preset: str) -> str:
-    moment = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
-    return f"{re.sub('[^A-Za-z0-9._-]+', '-', Path(preset).name.removesuffix('.toml'))}-{moment}Z"
-
-
 @contextmanager
 def _tracked(folder: "RunFolder", fields: dict[str, str | int]) -> Iterator[dict[str, str]]:
     """Hold the run in MLflow that the steps' runs are children of; yields the environment that tells them.
@@ -194,7 +102,7 @@ def _tracked(folder: "RunFolder", fields: dict[str, str | int]) -> Iterator[dict
 
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
     uri = os.environ.setdefault("MLFLOW_TRACKING_URI", f"sqlite:///{folder.root / 'mlflow.db'}")
-    commit = _git_commit()
+    commit = git_commit()
     tracker = open_tracker(folder.run_id, folder.kfp, tags={"git_commit": commit}, params=dict(fields))
     status = "FAILED"
     try:
@@ -207,16 +115,6 @@ def _tracked(folder: "RunFolder", fields: dict[str, str | int]) -> Iterator[dict
         status = "FINISHED"
     finally:
         tracker.close(status)
-
-
-def _git_commit() -> str:
-    """Return the commit of the working tree, marked when it has changes; `unknown` outside of one."""
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)
-    except (OSError, subprocess.SubprocessError):
-        return "unknown"
-    return done.stdout.strip()
 
 
 def _show_result(
@@ -262,7 +160,7 @@ def _plan(given: argparse.Namespace) -> None:
 def _compile(given: argparse.Namespace) -> None:
     from pipeline.compiled import compile_pipeline
 
-    compile_pipeline(given.output, given.image)
+    compile_pipeline(given.output, **arguments.images_of(given))
     print(f"Wrote {given.output}")
     if not given.image:
         print("Its steps name no image of this project yet; to run it on a cluster: searchr1 compile --image REFERENCE")
@@ -304,7 +202,7 @@ def _evaluate(given: argparse.Namespace) -> None:
     from components.resolve.main import resolve
     from pipeline.result_view import score_table
 
-    os.environ.setdefault("SEARCHR1_GIT_COMMIT", _git_commit())
+    os.environ.setdefault("SEARCHR1_GIT_COMMIT", git_commit())
     limits = {"max_questions_per_set": given.max_questions_per_set, "ranks": given.ranks}
     overrides = [f"evaluate.{name}={value}" for name, value in limits.items() if value is not None]
     names = ("model", "methods", "questions", "corpus", "index", "base_model", "preset", "output", "runs_dir")
@@ -368,6 +266,18 @@ def _inspected_settings(corpus_uri: str, questions_uri: str) -> dict[str, Any]:
         "index": {"golden_queries": 0},
         "inspect": {},
     }
+
+
+LOCAL_COMMANDS = (
+    (arguments.run_parser, _run),
+    (arguments.plan_parser, _plan),
+    (arguments.compile_parser, _compile),
+    (arguments.lineage_parser, _lineage),
+    (arguments.report_parser, _report),
+    (arguments.evaluate_parser, _evaluate),
+    (arguments.inspect_data_parser, _inspect_data),
+)
+"""What adds the parser of a command -> what the command does, in the order of the help."""
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ The Kubeflow form shows names in alphabetical order and nothing else, hence the 
 enforced by the resolve step (kfp.local checks none); a contract test keeps both lists equal.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 
@@ -74,3 +75,8 @@ PARAMETERS: tuple[Parameter, ...] = (
     OVERRIDES,
 )
 """In the order of the form."""
+
+
+def named(fields: Mapping[str, str | int]) -> dict[str, str | int]:
+    """Return `fields` (by short name) under the names of the form; a parameter without a field keeps its default."""
+    return {parameter.name: fields.get(parameter.short_name, parameter.default) for parameter in PARAMETERS}

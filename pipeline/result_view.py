@@ -22,7 +22,7 @@ def score_table(
         cells = [_fraction(rows[name]["em"]) if name in rows else "-" for name in sets]
         interval = ["-".join(map(_fraction, average[method]["ci95"]))] if average else []
         table.append([method, *cells, _fraction(sum(scores) / len(scores)) if scores else "-", *interval])
-    return _aligned(table)
+    return aligned(table)
 
 
 def task_table(records: Sequence[TaskRecord], timings_s: Mapping[str, float]) -> str:
@@ -32,14 +32,15 @@ def task_table(records: Sequence[TaskRecord], timings_s: Mapping[str, float]) ->
         work_s = timings_s.get(record.task.replace("-", "_"))
         said = "cached" if record.state == "cached" else f"{record.seconds:.1f} s"
         table.append([record.task, said, "" if work_s is None else f"{work_s:.1f} s"])
-    return _aligned(table)
+    return aligned(table)
 
 
 def _fraction(value: float) -> str:
     return f"{value:.3f}"
 
 
-def _aligned(table: list[list[str]]) -> str:
+def aligned(table: list[list[str]]) -> str:
+    """Return the rows as text, the first column to the left, the others to the right."""
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     return "\n".join(_line(row, widths) for row in table)
 

@@ -49,6 +49,10 @@ class MissingError(UserError, FileNotFoundError):
     """A file, folder or registered name does not exist."""
 
 
+class AccessError(UserError, PermissionError):
+    """A server wants credentials, or refuses what the ones given may not do."""
+
+
 class BoundaryError(SearchR1Error, OSError):
     """A system beside this one failed after its retries; `boundary` names it."""
 
@@ -87,8 +91,18 @@ class TrackingError(BoundaryError):
     boundary = "tracking"
 
 
+class ClusterError(BoundaryError):
+    """The cluster failed to run what it was given, or cannot be reached."""
+
+    boundary = "cluster"
+
+
 class TrainingStopped(SearchR1Error, RuntimeError):
     """Training ended by one of its own rules (collapse, non-finite losses, too many failed searches)."""
+
+
+class RunFailed(SearchR1Error, RuntimeError):
+    """A run on a cluster was waited for and did not succeed."""
 
 
 class StoppedBySignal(SearchR1Error, RuntimeError):
