@@ -49,8 +49,18 @@ class Version:
 class Cluster:
     """The server, and what may be asked of it."""
 
-    def __init__(self, host: str = "", *, namespace: str = "", ca_file: str = "", rehearse: bool = False) -> None:
+    def __init__(
+        self,
+        host: str = "",
+        *,
+        namespace: str = "",
+        ca_file: str = "",
+        rehearse: bool = False,
+        deadline_s: float = 15.0,
+    ) -> None:
         """Connect; with `rehearse` nothing is written, and `rehearsed` holds the requests instead.
+
+        For `deadline_s` a request is tried again before its error counts.
 
         Raises:
             ConfigError: no address is known, or it is none; several teams share the server and no namespace is known.
@@ -61,7 +71,7 @@ class Cluster:
 
         self.host = _host(host)
         self._client = api_client = _api_client(self.host, ca_file)
-        self._wire = api_client.rest_client = Wire(api_client.configuration, rehearse=rehearse)
+        self._wire = api_client.rest_client = Wire(api_client.configuration, rehearse, deadline_s)
         self._api = api
         self._runs, self._schedules = api.RunServiceApi(api_client), api.RecurringRunServiceApi(api_client)
         self._pipelines, self._uploads = api.PipelineServiceApi(api_client), api.PipelineUploadServiceApi(api_client)

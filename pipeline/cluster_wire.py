@@ -51,7 +51,7 @@ class Request:
 class Wire(RESTClientObject):
     """Sends the requests of the generated client."""
 
-    def __init__(self, configuration: Any, *, rehearse: bool = False, deadline_s: float = 15.0) -> None:
+    def __init__(self, configuration: Any, rehearse: bool, deadline_s: float) -> None:
         """Take the place of the client's own; with `rehearse` writes are kept in `rehearsed` instead of sent."""
         # The retries are ours; without any, redirects (to a login page) come back as such.
         configuration.retries = False
