@@ -45,6 +45,7 @@ def add_parsers(commands: Any, check: Check) -> None:
     _add_run(submit)
     submit.add_argument("--version", default="latest", help="version to run, as `upload` named it (%(default)s)")
     submit.add_argument("--name", default="", help="name of the run (preset and time)")
+    submit.add_argument("--only-new-corpus", action="store_true", help="end at the first step unless the corpus is new")
     submit.add_argument("--wait", action="store_true", help="follow the run; exit code 1 unless it succeeds")
     _add_connection(submit, writes=True)
 
@@ -143,7 +144,8 @@ def _upload(given: argparse.Namespace) -> None:
         package = given.file or Path(folder) / "pipeline.yaml"
         if not given.file:
             compile_pipeline(package, **arguments.images_of(given))
-        version = cluster.upload(package, given.pipeline, description=f"git commit {git_commit()}")
+        commit = os.environ.get("SEARCHR1_GIT_COMMIT") or git_commit()
+        version = cluster.upload(package, given.pipeline, description=f"git commit {commit}")
     told = {
         "pipeline": given.pipeline,
         "pipeline_id": version.pipeline_id,
@@ -160,6 +162,10 @@ def _submit(check: Check, given: argparse.Namespace) -> None:
     cluster = _connect(given)
     version = cluster.version(given.pipeline, given.version)
     values = _values(version, fields)
+    if given.only_new_corpus:
+        if ONLY_NEW_CORPUS not in version.parameters:
+            raise ConfigError(f"Version {version.name} cannot tell a new corpus", remedy="searchr1 upload a newer one")
+        values[ONLY_NEW_CORPUS] = "yes"
     name = given.name or arguments.run_name(given.preset)
     run = cluster.submit(version, values, name, given.experiment, given.service_account)
     if given.dry_run:

@@ -2,10 +2,12 @@
 
 import os
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.contract.kfp_stub import KfpStub, handler, serve
+if TYPE_CHECKING:
+    from tests.contract.kfp_stub import KfpStub
 
 
 @pytest.fixture
@@ -16,8 +18,11 @@ def no_cluster(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
 
 
 @pytest.fixture
-def kfp_server(no_cluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[KfpStub]:
+def kfp_server(no_cluster, monkeypatch: pytest.MonkeyPatch) -> Iterator["KfpStub"]:
     """The stub; the test fails when a request or an answer leaves the official description."""
+    # The tests of the manifests are beside this file, in an environment without kfp.
+    from tests.contract.kfp_stub import KfpStub, handler, serve
+
     stub = KfpStub()
     server, stub.url = serve(handler(stub))
     monkeypatch.setenv("KF_PIPELINES_ENDPOINT", stub.url)

@@ -1,7 +1,6 @@
 """Versions, runs and schedules against a stub that holds every request against the official description."""
 
 import json
-import os
 from pathlib import Path
 
 import pytest
@@ -172,10 +171,10 @@ def test_namespace_stays_at_home_where_there_is_one_team(kfp_server):
     assert cluster.pod_namespace == "mine"
 
 
-def test_the_client_leaves_no_file_behind(kfp_server, tmp_path):
-    kfp_server.multi_user = True
-    Cluster(namespace="team-a")
-    assert os.listdir(tmp_path) == []
+def test_connecting_asks_once(kfp_server):
+    # The SDK's own check would ask first, five times when nobody answers, and keep a file at home.
+    Cluster()
+    assert [address for _, address, _ in kfp_server.requests] == ["/apis/v2beta1/healthz"]
 
 
 # Upload

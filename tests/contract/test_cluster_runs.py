@@ -10,13 +10,15 @@ import yaml
 from pipeline import cluster_runs
 from pipeline.cli import main
 from pipeline.cluster import Cluster
+from pipeline.cluster_commands import ONLY_NEW_CORPUS
 from pipeline.parameters import PARAMETERS
 
+DEFAULTS = {one.name: one.default for one in PARAMETERS if one.name != ONLY_NEW_CORPUS}
 SPEC = {
     "pipelineInfo": {"name": "search-r1"},
     "components": {"comp-data": {"dag": {"tasks": {"corpus": {}, "index": {}}}}},
     "root": {
-        "inputDefinitions": {"parameters": {parameter.name: {} for parameter in PARAMETERS}},
+        "inputDefinitions": {"parameters": {name: {} for name in DEFAULTS}},
         "dag": {"tasks": {"resolve": {}, "data": {"componentRef": {"name": "comp-data"}}, "train": {}}},
     },
 }
@@ -43,6 +45,7 @@ NODES = [
     node("executor(0)", "SUCCEEDED", after=["data-driver"], pod=f"{WORKFLOW}-r-exec-0"),
     node("data-driver", "SUCCEEDED", after=["data"]),
     node("data", "RUNNING", after=["corpus-driver"]),
+    node("corpus-driver", "SUCCEEDED", after=["corpus"]),
     node("corpus", "SUCCEEDED", after=["c-exec"], start="2026-11-01T10:01:00Z", end="2026-11-01T10:01:02Z"),
     node("executor", "SKIPPED", pod=f"{WORKFLOW}-c-exec"),
     node("index", "FAILED", after=["i-exec"], start="2026-11-01T10:02:00Z", end="2026-11-01T12:05:00Z"),
@@ -91,7 +94,7 @@ def test_submit_sends_the_form_and_tells_where_to_look(server, capsys):
     sent = server.of("run")[0]
     assert sent["service_account"] == "runner"
     assert sent["experiment_id"] == server.of("experiment")[0]["experiment_id"]
-    assert sent["runtime_config"]["parameters"] == {parameter.name: parameter.default for parameter in PARAMETERS} | {
+    assert sent["runtime_config"]["parameters"] == DEFAULTS | {
         "p06_seed": 5,
         "p07_storage_root": "s3://b/runs",
         "p90_overrides": "train.steps=4\nindex.threads=2",
@@ -124,6 +127,14 @@ def test_a_typo_costs_no_request(server, capsys, words, said):
 def test_submit_of_what_is_not_there(server, capsys, words, said):
     assert ended("submit", *words) == 2
     assert said in capsys.readouterr().err
+
+
+def test_only_new_corpora_where_the_version_can_tell(server, capsys):
+    assert ended("submit", "--only-new-corpus") == 2
+    assert "cannot tell a new corpus" in capsys.readouterr().err
+    server.of("version")[0]["pipeline_spec"]["root"]["inputDefinitions"]["parameters"]["p08_only_new_corpus"] = {}
+    main(["submit", "--only-new-corpus"])
+    assert server.of("run")[0]["runtime_config"]["parameters"]["p08_only_new_corpus"] == "yes"
 
 
 def test_a_parameter_that_an_old_version_lacks_is_not_dropped(server, capsys):
