@@ -223,8 +223,10 @@ def _logs(given: argparse.Namespace) -> None:
         wrong = f"There is no task {given.task!r}{nearest(given.task, list(tasks))}" if given.task else "No task named"
         raise ConfigError(wrong, ", ".join(tasks), "name one of them, or give --failed")
     tail = given.tail or (FAILED_LINES if given.failed else None)
+    if not asked:
+        return _show_logs(given, run.run_id, [])
     pods = Pods(cluster.pod_namespace, given.context)
-    of_run = pods.of_run(run.run_id) if asked else []
+    of_run = pods.of_run(run.run_id)
     told = []
     for name in asked:
         # The last attempt counts: the log of an earlier one tells why there was another.
@@ -237,7 +239,7 @@ def _logs(given: argparse.Namespace) -> None:
             )
         lines = pods.lines(pod, tail, given.follow) if pod else ()
         told.append({"task": name, "pod": pod and pod.name, "error": tasks[name].error, "lines": lines})
-    _show_logs(given, run.run_id, told)
+    return _show_logs(given, run.run_id, told)
 
 
 def _show_logs(given: argparse.Namespace, run_id: str, told: list[dict[str, Any]]) -> None:
