@@ -12,11 +12,12 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from components.contracts.config import nearest
-from components.contracts.errors import ConfigError, MissingError
+from components.contracts.errors import ClusterError, ConfigError, MissingError
 from pipeline.cluster_wire import Request, Wire
 
 IN_CLUSTER_HOST = "http://ml-pipeline.kubeflow.svc.cluster.local:8888"
@@ -77,6 +78,9 @@ class Cluster:
         self._pipelines, self._uploads = api.PipelineServiceApi(api_client), api.PipelineUploadServiceApi(api_client)
         self._experiments = api.ExperimentServiceApi(api_client)
         multi_user = api.HealthzServiceApi(api_client).healthz_service_get_healthz().multi_user
+        if multi_user is None:
+            # The web interface answers for itself, and leaves out what it could not ask.
+            raise ClusterError(f"The web interface at {self.host} does not reach Kubeflow Pipelines")
         # A server of one team refuses requests that name a namespace.
         self.namespace = _namespace(namespace) if multi_user else None
         self.pod_namespace = self.namespace or namespace or "kubeflow"
@@ -180,19 +184,20 @@ class Cluster:
         """
         if _UUID.fullmatch(what):
             return self._runs.run_service_get_run(what)
-        scope = {"experiment_id": self._experiment_id(experiment)}
-        if not scope["experiment_id"]:
-            scope = {"namespace": self.namespace}
+        experiment_id = self._experiment_id(experiment)
+        if not experiment_id:
+            raise MissingError(f"There is no experiment {experiment!r}", remedy="--experiment, or the id of the run")
+        listed = partial(self._runs.run_service_list_runs, experiment_id=experiment_id)
+        newest_first = "created_at desc"
         if what == "latest":
-            newest = self._runs.run_service_list_runs(**scope, page_size=1, sort_by="created_at desc").runs
+            newest = listed(page_size=1, sort_by=newest_first).runs
             if not newest:
                 raise MissingError(f"There is no run in {experiment!r} yet", remedy="searchr1 submit")
             return self._runs.run_service_get_run(newest[0].run_id)
-        named = self._runs.run_service_list_runs(**scope, page_size=PAGE_SIZE, filter=self._named(what)).runs or []
+        named = listed(page_size=PAGE_SIZE, filter=self._named(what)).runs or []
         found = _only(named, f"run {what!r}", lambda one: f"{one.run_id} of {one.created_at}")
         if not found:
-            recent = self._runs.run_service_list_runs(**scope, page_size=20, sort_by="created_at desc").runs or []
-            names = [one.display_name for one in recent]
+            names = [one.display_name for one in listed(page_size=20, sort_by=newest_first).runs or []]
             raise MissingError(f"There is no run {what!r} in {experiment!r}{nearest(what, names)}", ", ".join(names))
         return self._runs.run_service_get_run(found.run_id)
 

@@ -232,13 +232,13 @@ def _logs(given: argparse.Namespace) -> None:
         # The last attempt counts: the log of an earlier one tells why there was another.
         pod = next((pod for pod in reversed(of_run) if pod.step == name), None)
         if pod is None and not given.failed:
-            reason = f" ({tasks[name].error})" if tasks[name].error else ""
             raise MissingError(
-                f"Step {name} has no pod: it is {tasks[name].state}{reason}",
+                f"Step {name} has no pod: it is {tasks[name].state}",
                 remedy="a cached step has none; the logs of deleted pods may be in the web interface, as executor-logs",
             )
-        lines = pods.lines(pod, tail, given.follow) if pod else ()
-        told.append({"task": name, "pod": pod and pod.name, "error": tasks[name].error, "lines": lines})
+        lines = pods.lines(pod, tail, given.follow) if pod and pod.phase != "Pending" else ()
+        error = (pod.reason if pod else "") or tasks[name].error
+        told.append({"task": name, "pod": pod and pod.name, "error": error, "lines": lines})
     return _show_logs(given, run.run_id, told)
 
 
@@ -250,8 +250,9 @@ def _show_logs(given: argparse.Namespace, run_id: str, told: list[dict[str, Any]
     if not told:
         print(f"No step of run {run_id} failed")
     for one in told:
-        if given.failed:
-            print(f"== {one['task']}{': ' + one['error'] if one['error'] else ''}")
+        head = f"== {one['task']}{': ' + one['error'] if one['error'] else ''}"
+        if given.failed or one["error"]:
+            print(head, file=sys.stdout if given.failed else sys.stderr, flush=True)
         for line in one["lines"]:
             print(line, flush=given.follow)
 

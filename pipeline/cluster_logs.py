@@ -1,8 +1,9 @@
 """Logs of a run's steps, from their pods.
 
-The API of Kubeflow Pipelines offers no logs: version v2beta1 has no such call, the old one of v1alpha1 is not passed on
-by the web interface, through which most people come, and what its artifacts hold exists after the end only. The pods
-are there while a step runs and until somebody deletes them, labelled with the run.
+The API of Kubeflow Pipelines 2.17 offers no logs: its description has no such call, and the address that the server has
+beside it (of v1alpha1) is not passed on by the web interface, through which most people come, and wants the names of
+pods, which the records of a run leave out. The pods themselves are labelled with the run, and are there while a step
+runs and until somebody deletes them.
 """
 
 import os
@@ -27,6 +28,8 @@ class StepPod:
     step: str
     name: str
     phase: str
+    reason: str
+    """Why it waits or how it ended: `ImagePullBackOff ...`, `OOMKilled, exit code 137`; empty when all is well."""
     created_at: Any
 
 
@@ -71,7 +74,8 @@ class Pods:
         for pod in found:
             *_, step, node = ("", "", *(pod.metadata.annotations or {}).get(NODE_ANNOTATION, "").split("."))
             if EXECUTOR.fullmatch(node):
-                pods.append(StepPod(step, pod.metadata.name, pod.status.phase, pod.metadata.creation_timestamp))
+                name, created_at = pod.metadata.name, pod.metadata.creation_timestamp
+                pods.append(StepPod(step, name, pod.status.phase, _reason(pod.status), created_at))
         return sorted(pods, key=lambda pod: pod.created_at)
 
     def lines(self, pod: StepPod, tail: int | None = None, follow: bool = False) -> Iterator[str]:
@@ -99,6 +103,18 @@ class Pods:
                 yield from map(_line, whole)
             if rest:
                 yield _line(rest)
+
+
+def _reason(status: Any) -> str:
+    parts = [status.reason, status.message]
+    for container in status.container_statuses or []:
+        if container.name != CONTAINER or not container.state:
+            continue
+        if container.state.waiting:
+            parts += [container.state.waiting.reason, container.state.waiting.message]
+        if container.state.terminated and container.state.terminated.exit_code:
+            parts += [container.state.terminated.reason, f"exit code {container.state.terminated.exit_code}"]
+    return printable(", ".join(part for part in parts if part))[:MAX_MESSAGE_CHARACTERS]
 
 
 def _line(text: bytes) -> str:

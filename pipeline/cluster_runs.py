@@ -1,7 +1,8 @@
 """What a run on a cluster is doing, read from the server's record of it: states, tasks, progress.
 
 The server tells about nodes of its workflow engine: for a task `train` there is a node `train-driver` that decides,
-a node `train`, and below that one `executor` per attempt, skipped when the cache had the answer.
+a node `train`, and below that `executor`, with one more per attempt. It does not tell which executor is whose, nor why
+something failed: its records leave the names of pods and the errors out, though the API has fields for both.
 """
 
 import re
@@ -17,7 +18,7 @@ from pipeline.cluster_wire import printable
 from pipeline.result_view import aligned
 
 EXECUTOR = re.compile(r"executor(\(\d+\))?")
-"""Name of the node that runs a task's program, with its number when it is tried again."""
+"""Name of the node that runs a task's program, and of each of its attempts."""
 NOT_STARTED = "NOT_STARTED"
 POLL_S, HEARTBEAT_S = 10.0, 300.0
 
@@ -33,8 +34,9 @@ class TaskStatus:
     duration_s: float | None = None
     """So far, for a task that runs."""
     cached: bool = False
-    """An earlier run's results were taken."""
+    """An earlier run's results were taken, as far as times tell."""
     error: str = ""
+    """Empty when the server gives no reason."""
 
     def as_json(self) -> dict[str, Any]:
         """Return name, state, duration_s, cached and error."""
@@ -49,10 +51,10 @@ def tasks_of(run: Any, spec: Mapping[str, Any]) -> list[TaskStatus]:
     `spec` names the steps; without it they are told apart by the names of the nodes.
     """
     nodes = run.run_details.task_details or [] if run.run_details else []
-    by_id = {identity: node for node in nodes for identity in (node.task_id, node.pod_name) if identity}
     by_name = {node.display_name: node for node in nodes}
-    names = step_names(spec) or [name for name in by_name if name and _looks_like_a_step(name, run)]
-    tasks = [_task(name, by_name.get(name), by_id) for name in names]
+    names = step_names(spec) or [name for name in by_name if name and _looks_like_a_step(name, nodes)]
+    cached = _cached([by_name[name] for name in names if name in by_name], nodes)
+    tasks = [_task(name, by_name.get(name), name in cached) for name in names]
     never = datetime.max.replace(tzinfo=UTC)
     return sorted(tasks, key=lambda task: (task.started_at or never, task.name))
 
@@ -71,35 +73,44 @@ def _steps(component: Mapping[str, Any], components: Mapping[str, Any]) -> Itera
             yield name
 
 
-def _looks_like_a_step(name: str, run: Any) -> bool:
-    is_workflow = any(node.display_name == name and node.pod_name == name for node in run.run_details.task_details)
+def _looks_like_a_step(name: str, nodes: list[Any]) -> bool:
+    pods = [child.pod_name or "" for node in nodes for child in node.child_tasks or []]
+    is_workflow = any(pod.startswith(f"{name}-") for pod in pods)
     return not (is_workflow or name == "root" or name.endswith("-driver") or EXECUTOR.fullmatch(name))
 
 
-def _task(name: str, node: Any, by_id: Mapping[str, Any]) -> TaskStatus:
+def _cached(steps: list[Any], nodes: list[Any]) -> set[str]:
+    """Return the names of those `steps` whose result came from the cache.
+
+    Each skipped executor belongs to one step that was under way then; of several to the one that took the least time,
+    since a step whose program runs takes longer than one whose program does not.
+    """
+    left = {
+        node.display_name: node for node in steps if node.state == "SUCCEEDED" and node.start_time and node.end_time
+    }
+    cached = set()
+    for executor in nodes:
+        if (
+            executor.state != "SKIPPED"
+            or not executor.start_time
+            or not EXECUTOR.fullmatch(executor.display_name or "")
+        ):
+            continue
+        near = [name for name, node in left.items() if node.start_time <= executor.start_time <= node.end_time]
+        if near:
+            shortest = min(near, key=lambda name: left[name].end_time - left[name].start_time)
+            cached.add(shortest)
+            del left[shortest]
+    return cached
+
+
+def _task(name: str, node: Any, cached: bool) -> TaskStatus:
     if node is None:
         return TaskStatus(name, NOT_STARTED)
-    attempts = list(_attempts(node, by_id))
     started, ended = _moment(node.start_time), _moment(node.end_time)
-    last = ended or datetime.now(UTC)
-    failed = [one.error.message for one in (*attempts, node) if one.error and one.error.message]
-    return TaskStatus(
-        name,
-        node.state or NOT_STARTED,
-        started,
-        (last - started).total_seconds() if started else None,
-        node.state == "SUCCEEDED" and any(attempt.state == "SKIPPED" for attempt in attempts),
-        printable(failed[-1]) if failed and node.state != "SUCCEEDED" else "",
-    )
-
-
-def _attempts(node: Any, by_id: Mapping[str, Any]) -> Iterator[Any]:
-    # Nodes that merely come after this one are among its children too.
-    for child in node.child_tasks or []:
-        found = by_id.get(child.task_id) or by_id.get(child.pod_name)
-        if found is not None and EXECUTOR.fullmatch(found.display_name or ""):
-            yield found
-            yield from _attempts(found, by_id)
+    duration_s = ((ended or datetime.now(UTC)) - started).total_seconds() if started else None
+    error = printable(node.error.message) if node.error and node.error.message else ""
+    return TaskStatus(name, node.state or NOT_STARTED, started, duration_s, cached, error)
 
 
 def _moment(value: datetime | None) -> datetime | None:

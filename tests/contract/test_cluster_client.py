@@ -171,6 +171,12 @@ def test_namespace_stays_at_home_where_there_is_one_team(kfp_server):
     assert cluster.pod_namespace == "mine"
 
 
+def test_a_web_interface_without_a_server_behind_it(kfp_server):
+    kfp_server.scripted.append((200, "application/json", b'{"apiServerReady": false}'))
+    with pytest.raises(ClusterError, match="does not reach"):
+        Cluster()
+
+
 def test_connecting_asks_once(kfp_server):
     # The SDK's own check would ask first, five times when nobody answers, and keep a file at home.
     Cluster()

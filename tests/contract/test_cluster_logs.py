@@ -56,7 +56,7 @@ class Kubernetes:
         lines = self.logs[pod].splitlines(keepends=True)
         return 200, "text/plain", b"".join(lines[-int(query.get("tailLines", len(lines))) :])
 
-    def add(self, run_id, node_name, log, second, phase="Succeeded"):
+    def add(self, run_id, node_name, log, second, phase="Succeeded", state=None):
         name = f"pod-{len(self.pods)}"
         metadata = {
             "name": name,
@@ -64,7 +64,9 @@ class Kubernetes:
             "annotations": {"workflows.argoproj.io/node-name": node_name},
             "creationTimestamp": f"2026-11-01T10:00:{second:02}Z",
         }
-        self.pods.append({"metadata": metadata, "status": {"phase": phase}})
+        images = {"image": "i", "imageID": "i", "ready": False, "restartCount": 0}
+        container = {"name": "main", "state": state or {"running": {}}, **images}
+        self.pods.append({"metadata": metadata, "status": {"phase": phase, "containerStatuses": [container]}})
         self.logs[name] = log
         return name
 
@@ -94,9 +96,11 @@ def run(kfp_server, kubernetes, tmp_path):
     run_id = cluster.submit(version, {}, "r", "search-r1").run_id
     states = {"corpus": "SUCCEEDED", "index": "FAILED"}
     details = [{"display_name": name, "task_id": name, "state": state} for name, state in states.items()]
-    details[1]["error"] = {"message": "exit code 75"}
+    killed = {"terminated": {"exitCode": 137, "reason": "OOMKilled"}}
     kfp_server.get("run", run_id)["run_details"] = {"task_details": details}
-    kubernetes.add(run_id, "wf.root.data.index.executor(1)", b"second\r50%\r100%\nlast \x1b[31mred\xff", 9, "Failed")
+    kubernetes.add(
+        run_id, "wf.root.data.index.executor(1)", b"second\r50%\r100%\nlast \x1b[31mred\xff", 9, "Failed", killed
+    )
     kubernetes.add(run_id, "wf.root.data.index.executor(0)", b"first attempt\n", 5, "Failed")
     kubernetes.add(run_id, "wf.root.data.index-driver", b"driver\n", 4)
     kubernetes.add(run_id, "wf.root.data.corpus.executor", b"".join(b"line %d\n" % i for i in range(60)), 2)
@@ -118,14 +122,31 @@ def test_failed_steps_and_why(run, capsys):
     main(["logs", run, "--failed", "--json"])
     told = json.loads(capsys.readouterr().out)
     assert told["logs"] == [
-        {"task": "index", "pod": "pod-0", "error": "exit code 75", "lines": ["100%", "last \ufffd[31mred\ufffd"]}
+        {
+            "task": "index",
+            "pod": "pod-0",
+            "error": "OOMKilled, exit code 137",
+            "lines": ["100%", "last \ufffd[31mred\ufffd"],
+        }
     ]
 
 
-def test_failed_steps_without_a_pod_still_say_why(run, kubernetes, capsys):
+def test_failed_steps_for_people(run, kubernetes, capsys):
+    main(["logs", run, "--failed"])
+    assert capsys.readouterr().out.splitlines()[0] == "== index: OOMKilled, exit code 137"
+
+
+def test_failed_steps_without_a_pod_are_named(run, kubernetes, capsys):
     kubernetes.pods.clear()
     main(["logs", run, "--failed"])
-    assert capsys.readouterr().out == "== index: exit code 75\n"
+    assert capsys.readouterr().out == "== index\n"
+
+
+def test_a_pod_that_cannot_start_says_why(run, kubernetes, capsys):
+    waiting = {"waiting": {"reason": "ImagePullBackOff", "message": "no such image"}}
+    kubernetes.add(run, "wf.root.data.corpus.executor", b"", 30, "Pending", waiting)
+    main(["logs", run, "corpus"])
+    assert capsys.readouterr() == ("", "== corpus: ImagePullBackOff, no such image\n")
 
 
 def test_no_step_failed(run, kfp_server, capsys):

@@ -2,6 +2,7 @@
 
 import io
 import json
+import uuid
 from functools import partial
 
 import pytest
@@ -12,11 +13,12 @@ from pipeline.cli import main
 from pipeline.cluster import Cluster
 from pipeline.cluster_commands import ONLY_NEW_CORPUS
 from pipeline.parameters import PARAMETERS
+from tests.contract.kfp_stub import NEVER
 
 DEFAULTS = {one.name: one.default for one in PARAMETERS if one.name != ONLY_NEW_CORPUS}
 SPEC = {
     "pipelineInfo": {"name": "search-r1"},
-    "components": {"comp-data": {"dag": {"tasks": {"corpus": {}, "index": {}}}}},
+    "components": {"comp-data": {"dag": {"tasks": {"corpus": {}, "index": {}, "questions": {}}}}},
     "root": {
         "inputDefinitions": {"parameters": {name: {} for name in DEFAULTS}},
         "dag": {"tasks": {"resolve": {}, "data": {"componentRef": {"name": "comp-data"}}, "train": {}}},
@@ -25,31 +27,30 @@ SPEC = {
 WORKFLOW = "search-r1-x7k2p"
 
 
-def node(name, state, *, after=(), start="2026-11-01T10:00:00Z", end="2026-11-01T10:00:30Z", error="", pod=""):
-    """A node of the workflow, as the server tells about it."""
-    pod = pod or f"{WORKFLOW}-{name}"
-    fields = {"task_id": f"id-{pod}", "display_name": name, "pod_name": pod, "state": state}
+def node(name, state, *, after=(), start="10:00:00", end="10:00:30"):
+    """A node of the workflow as a server of 2.17 tells about it: the names of pods are those of its children alone."""
+    times = {"start_time": f"2026-11-01T{start}Z", "end_time": f"2026-11-01T{end}Z" if end else NEVER}
     children = [{"pod_name": f"{WORKFLOW}-{child}"} for child in after]
-    told = {**fields, "start_time": start, "end_time": end, "child_tasks": children}
-    return told | ({"error": {"code": 1, "message": error}} if error else {})
+    return {"task_id": str(uuid.uuid4()), "display_name": name, "state": state, **times, "child_tasks": children}
 
 
 NODES = [
-    node(WORKFLOW, "RUNNING", pod=WORKFLOW, after=["root-driver"], end="1970-01-01T00:00:00Z"),
-    node("root-driver", "SUCCEEDED", after=["root"]),
-    node("root", "RUNNING", after=["resolve-driver"], end="1970-01-01T00:00:00Z"),
-    node("resolve-driver", "SUCCEEDED", after=["resolve"]),
-    node("resolve", "SUCCEEDED", after=["r-exec"]),
-    node("executor", "SUCCEEDED", after=["r-exec-0"], pod=f"{WORKFLOW}-r-exec"),
-    # What comes after a task hangs below its last node.
-    node("executor(0)", "SUCCEEDED", after=["data-driver"], pod=f"{WORKFLOW}-r-exec-0"),
-    node("data-driver", "SUCCEEDED", after=["data"]),
-    node("data", "RUNNING", after=["corpus-driver"]),
-    node("corpus-driver", "SUCCEEDED", after=["corpus"]),
-    node("corpus", "SUCCEEDED", after=["c-exec"], start="2026-11-01T10:01:00Z", end="2026-11-01T10:01:02Z"),
-    node("executor", "SKIPPED", pod=f"{WORKFLOW}-c-exec"),
-    node("index", "FAILED", after=["i-exec"], start="2026-11-01T10:02:00Z", end="2026-11-01T12:05:00Z"),
-    node("executor", "FAILED", error="main: exit code 75\x1b[2J", pod=f"{WORKFLOW}-i-exec"),
+    node(WORKFLOW, "RUNNING", after=["system-dag-driver-1"], end=""),
+    node("root-driver", "SUCCEEDED", after=["2"]),
+    node("root", "RUNNING", after=["system-container-driver-3"], end=""),
+    node("resolve-driver", "SUCCEEDED", after=["4"]),
+    node("resolve", "SUCCEEDED", after=["5"]),
+    node("executor", "SUCCEEDED", after=["system-container-impl-6"]),
+    node("executor(0)", "SUCCEEDED", after=["system-container-driver-7"]),
+    node("data-driver", "SUCCEEDED", after=["8"]),
+    node("data", "RUNNING", after=["system-container-driver-9"], start="10:01:00", end=""),
+    # Two steps at once: the one whose program never ran is the shorter one.
+    node("questions", "SUCCEEDED", after=["12"], start="10:01:00", end="10:01:40"),
+    node("executor", "SUCCEEDED", start="10:01:01", end="10:01:39"),
+    node("corpus", "SUCCEEDED", after=["10"], start="10:01:00", end="10:01:02"),
+    node("executor", "SKIPPED", start="10:01:01", end="10:01:01"),
+    node("index", "FAILED", after=["11"], start="10:02:00", end="12:05:00"),
+    node("executor", "FAILED", start="10:02:01", end="12:05:00"),
 ]
 
 
@@ -152,7 +153,7 @@ def test_spec_with_a_platform_part_is_understood(server, capsys):
     main(["submit", "--name", "r"])
     capsys.readouterr()
     main(["status", "--json"])
-    assert {task["name"] for task in told(capsys)["tasks"]} == {"resolve", "corpus", "index", "train"}
+    assert {task["name"] for task in told(capsys)["tasks"]} == {"resolve", "corpus", "index", "questions", "train"}
 
 
 @pytest.mark.parametrize(
@@ -162,7 +163,7 @@ def test_wait_ends_with_the_run(server, capsys, state, code):
     def becomes(state, nodes, run):
         run["state"], run["run_details"] = state, {"task_details": nodes}
 
-    running = node("train", "RUNNING", end="1970-01-01T00:00:00Z")
+    running = node("train", "RUNNING", end="")
     steps = [("PENDING", []), ("RUNNING", [running]), ("RUNNING", [running]), (state, [node("train", state)])]
     server.before_run_is_told = [partial(becomes, *step) for step in [steps[0], *steps]]
     words = ["submit", "--wait", "--json"]
@@ -197,10 +198,10 @@ def test_status_tells_every_step(run, capsys):
     assert [(task["name"], task["state"], task["duration_s"], task["cached"]) for task in status["tasks"]] == [
         ("resolve", "SUCCEEDED", 30.0, False),
         ("corpus", "SUCCEEDED", 2.0, True),
+        ("questions", "SUCCEEDED", 40.0, False),
         ("index", "FAILED", 7380.0, False),
         ("train", "NOT_STARTED", None, False),
     ]
-    assert status["tasks"][2]["error"] == "main: exit code 75\ufffd[2J"
     assert status["finished_at"] is None
 
 
@@ -209,13 +210,19 @@ def test_status_for_people(run, capsys, what):
     main(["status", what])
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("first  PENDING")
-    assert lines[-2].split() == ["index", "FAILED", "2", "h", "03", "min", "main:", "exit", "code", "75\ufffd[2J"]
+    assert lines[-2].split() == ["index", "FAILED", "2", "h", "03", "min"]
+
+
+def test_an_error_that_a_server_tells_steers_no_terminal(run, capsys):
+    run["run_details"] = {"task_details": [NODES[-2] | {"error": {"code": 1, "message": "lost \x1b[2Jnode"}}]}
+    main(["status"])
+    assert "lost \ufffd[2Jnode" in capsys.readouterr().out
 
 
 def test_steps_are_found_without_the_pipeline_too(run, server, capsys):
     server.of("version")[0]["pipeline_spec"] = {}
     main(["status", "--json"])
-    assert {task["name"] for task in told(capsys)["tasks"]} == {"resolve", "corpus", "index", "data"}
+    assert {task["name"] for task in told(capsys)["tasks"]} == {"resolve", "corpus", "index", "questions", "data"}
 
 
 @pytest.mark.parametrize(
@@ -223,7 +230,8 @@ def test_steps_are_found_without_the_pipeline_too(run, server, capsys):
     [
         pytest.param(["status", "fist"], 2, "did you mean 'first'", id="name"),
         pytest.param(["status", "00000000-0000-0000-0000-0000000000ff"], 2, "knows no run 00000000", id="id"),
-        pytest.param(["status", "latest", "--experiment", "other"], 2, "no run in 'other' yet", id="experiment"),
+        pytest.param(["status", "latest", "--experiment", "other"], 2, "no run in 'other' yet", id="empty experiment"),
+        pytest.param(["cancel", "latest", "--experiment", "no"], 2, "no experiment 'no'", id="experiment"),
     ],
 )
 def test_runs_that_are_not_there(run, server, capsys, words, code, said):
