@@ -69,7 +69,7 @@ def images_of(given: argparse.Namespace) -> dict[str, Any]:
 
 def _gpus(text: str) -> tuple[str, int]:
     task, _, number = text.partition("=")
-    if not task or not re.fullmatch("[1-9][0-9]?", number):
+    if not task or not re.fullmatch("[0-9]{1,2}", number):
         raise ConfigError(f"--gpus {text}", "TASK=N, for example train=8")
     return task, int(number)
 

@@ -139,12 +139,12 @@ def _upload(given: argparse.Namespace) -> None:
         raise ConfigError("Neither --image nor --file, or both", "one of them", "name the image of the steps")
     if given.file and not given.file.is_file():
         raise MissingError(f"There is no file {given.file}", remedy="searchr1 compile --image REFERENCE")
-    cluster = _connect(given)
     with tempfile.TemporaryDirectory() as folder:
         package = given.file or Path(folder) / "pipeline.yaml"
         if not given.file:
             compile_pipeline(package, **arguments.images_of(given))
         commit = os.environ.get("SEARCHR1_GIT_COMMIT") or git_commit()
+        cluster = _connect(given)
         version = cluster.upload(package, given.pipeline, description=f"git commit {commit}")
     told = {
         "pipeline": given.pipeline,

@@ -11,6 +11,7 @@ from pipeline import cluster as cluster_module
 from pipeline.cli import main
 from pipeline.cluster import Cluster
 
+IMAGE = f"registry.example/cpu@sha256:{'a' * 64}"
 SPEC = {
     "pipelineInfo": {"name": "search-r1"},
     "root": {
@@ -219,7 +220,7 @@ def test_two_pipelines_of_one_name(uploaded, package):
     [
         pytest.param([], "Neither --image nor --file", id="no image"),
         pytest.param(["--file", "absent.yaml"], "There is no file absent.yaml", id="no file"),
-        pytest.param(["--image", "r/i@sha256:1", "--gpus", "train=lots"], "--gpus train=lots", id="gpus"),
+        pytest.param(["--image", IMAGE, "--gpus", "train=lots"], "--gpus train=lots", id="gpus"),
     ],
 )
 def test_upload_refuses(kfp_server, capsys, words, said):
@@ -229,10 +230,10 @@ def test_upload_refuses(kfp_server, capsys, words, said):
 
 
 def test_upload_compiles_with_the_image(kfp_server, capsys):
-    main(["upload", "--image", "registry/cpu@sha256:1", "--json"])
+    main(["upload", "--image", IMAGE, "--json"])
     spec = kfp_server.of("version")[0]["pipeline_spec"]
     executors = spec.get("pipeline_spec", spec)["deploymentSpec"]["executors"].values()
-    assert {executor["container"]["image"] for executor in executors} == {"registry/cpu@sha256:1"}
+    assert {executor["container"]["image"] for executor in executors} == {IMAGE}
 
 
 # Schedules

@@ -284,7 +284,7 @@ REHEARSED = [
     pytest.param(["submit", "--name", "r"], ["/experiments", "/runs"], id="submit"),
     pytest.param(["schedule", "--every", "6h"], ["/experiments", "/recurringruns"], id="schedule"),
     pytest.param(
-        ["upload", "--image", "r/i@sha256:1", "--pipeline", "new"],
+        ["upload", "--image", f"r.example/i@sha256:{'a' * 64}", "--pipeline", "new"],
         ["/pipelines", "/pipelines/upload_version"],
         id="upload",
     ),

@@ -6,10 +6,11 @@ import re
 import pytest
 import yaml
 
-from components.contracts.errors import MissingError
+from components.contracts.errors import ConfigError, MissingError
 from components.contracts.manifest import Manifest, ProducedBy
 from components.storage import publish
-from pipeline.cli import _bring_home, main
+from pipeline.arguments import images_of
+from pipeline.cli import _bring_home, _parser, main
 from pipeline.local import RunFolder
 
 
@@ -22,8 +23,10 @@ def exit_code_of(*arguments):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        pytest.param(["--help"], ["run", "compile", "lineage", "report"], id="commands"),
+        pytest.param(["--help"], ["run", "compile", "lineage", "report", "submit", "schedule"], id="commands"),
         pytest.param(["evaluate", "--help"], ["--model", "--methods", "--ranks", "--index"], id="evaluate"),
+        pytest.param(["submit", "--help"], ["--preset", "--dry-run", "--json", "--wait", "--namespace"], id="submit"),
+        pytest.param(["schedule", "--help"], ["--cron", "--every", "--replace", "seconds first"], id="schedule"),
         pytest.param(["run", "--help"], ["--preset", "--set STEP.KEY=VALUE", "--seed", "--runs-dir"], id="run"),
     ],
 )
@@ -80,6 +83,28 @@ def test_compile_writes_yaml(tmp_path, capsys):
     main(["compile", "--output", str(tmp_path / "p.yaml")])
     assert "p.yaml" in capsys.readouterr().out
     assert next(yaml.safe_load_all((tmp_path / "p.yaml").read_text()))["pipelineInfo"]["name"] == "search-r1"
+
+
+@pytest.mark.parametrize(
+    ("words", "arguments"),
+    [
+        pytest.param([], {}, id="nothing given, nothing passed"),
+        pytest.param(["--image", "a"], {"image": "a"}, id="image"),
+        pytest.param(
+            ["--gpu-image", "b", "--gpus", "train=8", "--gpus", "evaluate=0"],
+            {"gpu_image": "b", "gpus": {"train": 8, "evaluate": 0}},
+            id="gpus",
+        ),
+    ],
+)
+def test_images_are_passed_as_given(words, arguments):
+    assert images_of(_parser().parse_args(["compile", *words])) == arguments
+
+
+@pytest.mark.parametrize("gpus", ["train", "=8", "train=", "train=-1", "train=many", "train=100"])
+def test_gpus_are_numbers_of_tasks(gpus):
+    with pytest.raises(ConfigError, match="TASK=N"):
+        images_of(_parser().parse_args(["compile", "--gpus", gpus]))
 
 
 @pytest.fixture
