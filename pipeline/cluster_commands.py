@@ -127,7 +127,10 @@ def _show(given: argparse.Namespace, cluster: "Cluster", told: Mapping[str, Any]
     if getattr(given, "dry_run", False):
         requests = [request.as_json() for request in cluster.rehearsed]
         told = {"dry_run": True, "requests": requests}
-        shown = (f"{one['method']} {one['url']}\n{json.dumps(one['body'], indent=1)}" for one in requests)
+        shown = (
+            f"{one['method']} {one['url']}" + (f"\n{json.dumps(one['body'], indent=1)}" if one["body"] else "")
+            for one in requests
+        )
         text = "\n\n".join((*shown, "Nothing was sent." if requests else "Nothing to send."))
     print(json.dumps(told, indent=1) if given.json else text, flush=True)
 
