@@ -12,8 +12,8 @@ from components.contracts.config import StepConfig
 from components.contracts.errors import UserError
 from components.contracts.manifest import Manifest
 from components.contracts.step import Step, StepContext, StepResult
-from components.evaluate.subject import Subject, find_subject, possible_methods, read_manifest, stored_index
-from components.storage import fetch
+from components.evaluate.subject import Subject, find_subject, possible_methods, stored_index
+from components.storage import fetch, read_manifest
 
 EVERY_METHOD = "all"
 _QUESTIONS_ONLY = ("questions.train_sets=[]", "questions.dev_questions=0", 'questions.absent_sets="skip"')

@@ -9,8 +9,7 @@ from components.contracts.manifest import Manifest
 from components.evaluate.assessment import Bootstrap, Evaluation, assess
 from components.evaluate.origins import origins
 from components.evaluate.outputs import read_answers
-from components.evaluate.subject import read_manifest
-from components.storage import fetch, lineage, open_storage
+from components.storage import fetch, lineage, open_storage, read_manifest
 
 
 def evaluation_manifest(what: str, runs_dir: Path) -> Manifest:

@@ -9,7 +9,7 @@ from components.contracts.errors import ManifestError, MissingError
 from components.contracts.manifest import Manifest
 from components.evaluate.config import Method
 from components.evaluate.methods import METHODS
-from components.storage import lineage, open_storage
+from components.storage import lineage, open_storage, read_manifest
 from components.tracking import open_client, tracking_boundary, without_credentials
 
 ALLOWED = (
@@ -46,11 +46,11 @@ def find_subject(what: str, runs: Path, tracking_uri: str) -> Subject:
     if what.startswith(FOREIGN_SCHEMES):
         return Subject(_slug(what.partition("://")[2]), here)
     if what.startswith("models:/"):
-        return _of_manifest(_read(f"{_registered_source(what, tracking_uri)}/{MANIFEST}"))
+        return _of_manifest(read_manifest(f"{_registered_source(what, tracking_uri)}/{MANIFEST}"))
     if what.endswith(".json"):
-        return _of_manifest(_read(what))
+        return _of_manifest(read_manifest(what))
     if "://" in what or (Path(what) / MANIFEST).is_file():
-        return _of_manifest(_read(f"{what.rstrip('/')}/{MANIFEST}"))
+        return _of_manifest(read_manifest(f"{what.rstrip('/')}/{MANIFEST}"))
     if (Path(what) / "config.json").is_file():
         return Subject(_slug(Path(what).resolve().name), here)
     if (runs / what / "summary.json").is_file():
@@ -61,16 +61,6 @@ def find_subject(what: str, runs: Path, tracking_uri: str) -> Subject:
         ALLOWED,
         f"name one of the runs in {runs}: {', '.join(ids[-5:])}" if ids else f"{runs} holds no finished run",
     )
-
-
-def read_manifest(place: str) -> Manifest:
-    """Return the manifest at a path or URI, of the file itself or of the folder it lies in.
-
-    Raises:
-        MissingError: there is none.
-        ManifestError: it is malformed.
-    """
-    return _read(place if place.endswith(".json") else f"{place.rstrip('/')}/{MANIFEST}")
 
 
 def possible_methods(inputs: Mapping[str, Manifest]) -> tuple[tuple[Method, ...], list[str]]:
@@ -101,7 +91,7 @@ def _of_run(summary: Path) -> Subject:
     content = json.loads(summary.read_text(encoding="utf-8"))
     links: dict[str, dict[str, str]] = content["lineage"]
     wanted = {entry.model for entry in METHODS.values()} | {"index", "questions"}
-    inputs = {name: _read(f"{link['uri']}/{MANIFEST}") for name, link in links.items() if name in wanted}
+    inputs = {name: read_manifest(f"{link['uri']}/{MANIFEST}") for name, link in links.items() if name in wanted}
     root = inputs["checkpoint"].uri.partition("/store/")[0]
     return Subject(_slug(content["run_id"]), root, inputs, content["preset"])
 
@@ -151,13 +141,6 @@ def _registered_source(name: str, tracking_uri: str) -> str:
             if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
                 raise
     raise MissingError(f"There is no {name!r} in {without_credentials(tracking_uri)}", remedy="look at it in MLflow")
-
-
-def _read(place: str) -> Manifest:
-    if "://" not in place:
-        return Manifest.read(place)
-    folder, _, name = place.rpartition("/")
-    return Manifest.from_json(open_storage(folder).get_bytes(name).decode(), place)
 
 
 def _slug(text: str) -> str:

@@ -3,7 +3,7 @@
 from components.storage.lineage import Ancestor, lineage, render_lineage
 from components.storage.open import check_writable, open_storage
 from components.storage.protocol import ObjectInfo, Storage
-from components.storage.store import check_stored, fetch, publish, sha256_of, store_key, verify
+from components.storage.store import check_stored, fetch, publish, read_manifest, sha256_of, store_key, verify
 
 __all__ = [
     "Ancestor",
@@ -15,6 +15,7 @@ __all__ = [
     "lineage",
     "open_storage",
     "publish",
+    "read_manifest",
     "render_lineage",
     "sha256_of",
     "store_key",

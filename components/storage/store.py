@@ -4,24 +4,20 @@
 without it is unfinished and counts for nothing. Equal content has one prefix, however often it is made.
 """
 
-import hashlib
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from components.contracts.errors import ManifestError, MissingError, UserError
 from components.contracts.manifest import FileEntry, Kind, Manifest, ProducedBy, content_digest
+from components.storage.cache import cache_folder, download, record_of_stored
 from components.storage.local import LocalStorage, disk
 from components.storage.open import open_storage
-from components.storage.progress import ByteProgress
 from components.storage.protocol import Storage, checked_key
+from components.storage.verification import Verification, sha256_of, size_problem
 
 MANIFEST_NAME = "manifest.json"
-CACHE_VARIABLE = "SEARCHR1_CACHE"
-"""Environment variable naming the folder that keeps downloads from object stores."""
 _REDO = "delete the prefix and run the step that makes it again, without the cache"
-_CHUNK_BYTES = 1 << 20
 _NAMED_PROBLEMS = 5
 
 
@@ -78,8 +74,9 @@ def fetch(
     """Return a local folder that holds the manifest's files, each verified by size and SHA-256.
 
     For `file://` it is the stored folder itself: read only. For `s3://` the files are downloaded once
-    into `cache_root` (unless given: `$SEARCHR1_CACHE`, else `~/.cache/searchr1`) under their digest.
-    Files whose path is not `wanted` are neither downloaded nor verified.
+    into `cache_root` (unless given: `$SEARCHR1_CACHE`, else `~/.cache/searchr1`) under their digest,
+    however many processes ask at the same time. Files whose path is not `wanted` are neither downloaded
+    nor verified. Large files that were verified before and have not changed are not read again.
 
     Raises:
         ManifestError: a file is missing, changed, or named so that it could leave the folder.
@@ -87,14 +84,30 @@ def fetch(
     """
     _check_list(manifest)
     files = [entry for entry in manifest.files if wanted(entry.path)]
-    storage = open_storage(manifest.uri)
+    storage, cache = open_storage(manifest.uri), cache_folder(cache_root)
     if isinstance(storage, LocalStorage):
         folder = storage.root
+        _verify_files(manifest, files, folder, record_of_stored(folder, cache))
     else:
-        folder = (cache_root or _default_cache()) / manifest.kind / manifest.digest[:16]
-        _download_missing(storage, files, folder)
-    _verify_files(manifest, files, folder)
+        folder = cache / manifest.kind / manifest.digest[:16]
+        _refuse(manifest, download(manifest, storage, files, folder, _REDO))
     return folder
+
+
+def read_manifest(place: str) -> Manifest:
+    """Return the manifest at a path or URI, of the file itself or of the folder it lies in.
+
+    Raises:
+        MissingError: there is none.
+        ManifestError: it is malformed.
+        UserError: the URI names no storage.
+        StorageError: the storage refuses.
+    """
+    uri = place if "://" in place else f"file://{Path(place).resolve()}"
+    folder, _, name = uri.rstrip("/").rpartition("/")
+    if not name.endswith(".json"):
+        folder, name = f"{folder}/{name}", MANIFEST_NAME
+    return Manifest.from_json(open_storage(folder).get_bytes(name).decode(), f"{folder}/{name}")
 
 
 def verify(manifest: Manifest, folder: Path) -> None:
@@ -119,16 +132,15 @@ def check_stored(manifest: Manifest) -> None:
     problems = [f"{entry.path} is missing" for entry in manifest.files if entry.path not in sizes]
     for entry in manifest.files:
         if (size := sizes.get(entry.path, entry.size)) != entry.size:
-            problems.append(_size_problem(entry, size))
+            problems.append(size_problem(entry, size))
     _refuse(manifest, problems)
 
 
-def _verify_files(manifest: Manifest, files: Sequence[FileEntry], folder: Path) -> None:
-    _refuse(manifest, [problem for entry in files if (problem := _problem_with(folder, entry))])
-
-
-def _default_cache() -> Path:
-    return Path(os.environ.get(CACHE_VARIABLE) or Path.home() / ".cache" / "searchr1")
+def _verify_files(manifest: Manifest, files: Sequence[FileEntry], folder: Path, record: Path | None = None) -> None:
+    verification = Verification(folder, record)
+    problems = [problem for entry in files if (problem := verification.problem_with(entry))]
+    verification.save()
+    _refuse(manifest, problems)
 
 
 def _files_of(folder: Path) -> list[Path]:
@@ -148,16 +160,6 @@ def _entry(folder: Path, path: Path) -> FileEntry:
         return FileEntry(path=path.relative_to(folder).as_posix(), size=path.stat().st_size, sha256=sha256_of(path))
 
 
-def sha256_of(path: Path) -> str:
-    """Return the hex SHA-256 of a file's bytes."""
-    digest = hashlib.sha256()
-    with path.open("rb") as stream, ByteProgress(f"checksum {path.name}", path.stat().st_size) as progress:
-        while chunk := stream.read(_CHUNK_BYTES):
-            digest.update(chunk)
-            progress.advance(len(chunk))
-    return digest.hexdigest()
-
-
 def _store_files(root: Storage, key: str, folder: Path, files: list[FileEntry]) -> None:
     # On a disk moving is free and mends whatever lies there; elsewhere a stored object of the right size
     # below a content digest is an earlier upload of the same bytes.
@@ -166,35 +168,6 @@ def _store_files(root: Storage, key: str, folder: Path, files: list[FileEntry]) 
         target = f"{key}/{entry.path}"
         if stored.get(target) != entry.size:
             root.take_file(folder / entry.path, target)
-
-
-def _download_missing(storage: Storage, files: Sequence[FileEntry], folder: Path) -> None:
-    for entry in files:
-        if not _problem_with(folder, entry):
-            continue
-        try:
-            storage.get_file(entry.path, folder / entry.path)
-        except MissingError as error:
-            raise ManifestError(f"{storage.uri(entry.path)} is missing", remedy=_REDO) from error
-
-
-def _problem_with(folder: Path, entry: FileEntry) -> str:
-    """Return what is wrong with one file, or an empty string when nothing is."""
-    path = folder / entry.path
-    if not path.is_file():
-        return f"{entry.path} is missing"
-    if not path.resolve().is_relative_to(folder.resolve()):
-        return f"{entry.path} is a link out of its folder"
-    with disk(path):
-        if path.stat().st_size != entry.size:
-            return _size_problem(entry, path.stat().st_size)
-        if sha256_of(path) != entry.sha256:
-            return f"{entry.path} has changed (its SHA-256 differs)"
-    return ""
-
-
-def _size_problem(entry: FileEntry, size: int) -> str:
-    return f"{entry.path} has {size} bytes instead of {entry.size}"
 
 
 def _check_list(manifest: Manifest) -> None:
