@@ -6,6 +6,7 @@ from pydantic import Field, PositiveInt, field_validator, model_validator
 
 from components.agent.config import EngineName, LoopConfig, VllmConfig
 from components.contracts.config import StepConfig
+from components.search.config import SearchConfig
 
 Method = Literal[
     "search_r1",
@@ -118,6 +119,8 @@ class EvaluateConfig(StepConfig):
     """How vLLM uses its device."""
     threads: int = Field(default=2, ge=1)
     """CPU threads of torch, in each rank."""
+    search: SearchConfig = SearchConfig()
+    """Where the passages come from; answers do not depend on it."""
     bootstrap_resamples: int = Field(default=2000, ge=100, le=100_000)
     """Resamples behind every interval."""
     seed: int = Field(default=0, ge=0, le=2**31 - 1)

@@ -15,7 +15,7 @@ from components.evaluate.methods import METHODS, ModelInput
 from components.evaluate.question_sets import read_question_sets
 from components.storage import fetch
 
-WITHOUT_INFLUENCE = ("methods", "budgets", "loop", "ranks", "bootstrap_resamples", "max_search_failure_frac")
+WITHOUT_INFLUENCE = ("methods", "budgets", "loop", "ranks", "search", "bootstrap_resamples", "max_search_failure_frac")
 """Settings that change no answer; budgets and loop count for the methods that use them, under their own names."""
 LIBRARIES = ("torch", "transformers", "tokenizers")
 """Another version may compute other last bits."""

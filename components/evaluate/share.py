@@ -20,7 +20,7 @@ from components.evaluate.predictions import score_episode
 from components.evaluate.question_sets import drawn
 from components.evaluate.views import episode_view
 from components.search.concurrent import ConcurrentSearch
-from components.search.open import open_searcher
+from components.search.open import searcher_for
 from components.search.protocol import SearchClient, Searcher
 
 CANDIDATES_PER_EPISODE = 8
@@ -44,7 +44,7 @@ def answer_share(
 
     Raises:
         ManifestError: an input is damaged.
-        SearchError: the search engine does not start, or too many questions lost a search.
+        SearchError: the search engine does not start or is not ready in time, or too many questions lost a search.
         ConfigError: a question does not fit the context.
         StorageError: the storage refuses.
     """
@@ -56,7 +56,7 @@ def answer_share(
             missing = [chunk for chunk in of_model if not share.is_complete(chunk)]
             if not missing:
                 continue
-            searcher = searcher or (open_search() if open_search else open_searcher(job.index))
+            searcher = searcher or (open_search() if open_search else searcher_for(job.index, job.config.search))
             loop = job.loops[model_name]
             model = open_model_of(model_name, loop)
             with ConcurrentSearch(searcher, loop.top_k, cache_size=REMEMBERED_QUERIES) as client:

@@ -14,9 +14,8 @@ from typing import Any
 from components.contracts.errors import ManifestError, SearchError
 from components.contracts.passage import Passage, ScoredPassage
 from components.search.jvm import java_calls, java_class
+from components.search.protocol import plain_query
 
-MAX_QUERY_CHARACTERS = 1000
-"""Longer queries are cut: Lucene refuses more than 1,024 distinct words, and a word has at least one character."""
 BM25_K1 = 0.9
 BM25_B = 0.4
 
@@ -83,7 +82,7 @@ class LuceneSearcher:
             return []
         with java_calls():
             try:
-                return [_passages(hits) for hits in self._ask([_plain(query) for query in queries], top_k)]
+                return [_passages(hits) for hits in self._ask([plain_query(query) for query in queries], top_k)]
             except Exception as error:
                 # The error itself must not leave: its traceback holds Java objects.
                 failure = _first_line(error)
@@ -111,11 +110,6 @@ def _passages(hits: Any) -> list[ScoredPassage]:
         record = json.loads(hit.lucene_document.get("raw"))
         found.append(ScoredPassage(Passage(hit.docid, record["contents"]), hit.score))
     return found
-
-
-def _plain(query: str) -> str:
-    """Return the query cut and free of halves of surrogate pairs, which Java's strings cannot take over."""
-    return query[:MAX_QUERY_CHARACTERS].encode("utf-8", "replace").decode("utf-8")
 
 
 def _first_line(error: Exception) -> str:

@@ -6,6 +6,15 @@ from typing import Protocol, runtime_checkable
 
 from components.contracts.passage import ScoredPassage
 
+MAX_QUERY_CHARACTERS = 1000
+"""Longer queries are cut, whoever answers: Lucene refuses more than 1,024 distinct words, and a word has at least one
+character."""
+
+
+def plain_query(query: str) -> str:
+    """Return the query cut and free of halves of surrogate pairs, which neither Java nor UTF-8 can take over."""
+    return query[:MAX_QUERY_CHARACTERS].encode("utf-8", "replace").decode("utf-8")
+
 
 @runtime_checkable
 class Searcher(Protocol):

@@ -1,11 +1,14 @@
 """Configuration of the train step; the defaults fit the small world on two CPU cores."""
 
+import hashlib
+import json
 from typing import Literal
 
 from pydantic import Field, PositiveFloat
 
 from components.agent.config import EngineName, LoopConfig, VllmConfig
 from components.contracts.config import StepConfig
+from components.search.config import SearchConfig
 
 
 class OptimizerConfig(StepConfig):
@@ -153,6 +156,8 @@ class TrainConfig(StepConfig):
     critic_optimizer: OptimizerConfig = OptimizerConfig(learning_rate=1e-3)
     dev: DevConfig = DevConfig()
     parallel: ParallelConfig = ParallelConfig()
+    search: SearchConfig = SearchConfig()
+    """Where the passages come from."""
     save_every_steps: int = Field(default=10, ge=1)
     max_search_failure_frac: float = Field(default=0.05, ge=0, le=1)
     """More failed searches than this in a step stop the training with the boundary named."""
@@ -174,3 +179,11 @@ class TrainConfig(StepConfig):
     def is_supervised(self) -> bool:
         """Whether the model imitates given text instead of earning rewards."""
         return self.algorithm in ("sft", "rejection_sampling")
+
+    def sha256(self) -> str:
+        """Return the hex digest of what the result depends on; checkpoints lie below it.
+
+        Where the index is asked is not part of it.
+        """
+        values = self.model_dump(mode="json", exclude={"search"})
+        return hashlib.sha256(json.dumps(values, sort_keys=True, ensure_ascii=False).encode()).hexdigest()

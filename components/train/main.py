@@ -16,7 +16,7 @@ from components.contracts.manifest import Manifest
 from components.contracts.question import Question
 from components.contracts.step import Step, StepContext, StepResult
 from components.search.concurrent import ConcurrentSearch
-from components.search.open import open_searcher
+from components.search.open import check_reachable, searcher_for
 from components.storage import fetch, open_storage, publish
 from components.tracking import Tracker, open_tracker, silent_tracker
 from components.train.checkpoint import Checkpoints, TrainState
@@ -44,7 +44,8 @@ def run(
 
     Raises:
         ConfigError: the algorithm needs groups and `episodes_per_question` is 1, the likelihood guard needs
-            `minibatches` and there is one, or torchrun started another number of ranks than configured.
+            `minibatches` and there is one, torchrun started another number of ranks than configured, or the
+            retriever cannot be the one of all nodes or serves another index.
         QuestionError: there are no dev questions.
         SearchError: too many searches failed.
         TrainingStopped: one of the stability rules ended the training, or there was nothing to imitate.
@@ -85,7 +86,7 @@ def _train(config: TrainConfig, context: StepContext, inputs: dict[str, Manifest
     metrics_file = folder / METRICS_NAME
     state = _resume(checkpoints, learner, metrics_file)
     with (
-        ConcurrentSearch(open_searcher(inputs["index"]), config.loop.top_k) as client,
+        ConcurrentSearch(searcher_for(inputs["index"], config.search), config.loop.top_k) as client,
         _tracker(config, folder) as tracker,
         TrainProgress(config.steps, state.step) as progress,
         StopRequest() as stop,
@@ -139,6 +140,7 @@ def _check(config: TrainConfig) -> None:
             "2 or more minibatches, or a coefficient of 0",
             "set train.minibatches, for example to 4",
         )
+    check_reachable(config.search, config.parallel.num_nodes)
 
 
 def _run_name(config: TrainConfig) -> str:

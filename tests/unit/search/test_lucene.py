@@ -8,8 +8,8 @@ import pytest
 
 from components.contracts.errors import ManifestError
 from components.search.concurrent import ConcurrentSearch
-from components.search.lucene import MAX_QUERY_CHARACTERS, LuceneSearcher
-from components.search.protocol import Searcher
+from components.search.lucene import LuceneSearcher
+from components.search.protocol import MAX_QUERY_CHARACTERS, Searcher
 
 
 @pytest.fixture(scope="module")
