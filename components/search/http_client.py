@@ -109,6 +109,7 @@ class HttpSearcher:
         try:
             status, header, data = self._exchange("GET", f"{url}/readyz", None, _CHUNK_BYTES)
             if status == 503:
+                self._refuse_another(url, header)
                 return f"is not ready: {_shown(data)}"
             if status == 404 and self._accept_unnamed:
                 # Search-R1's server has no such page: only a query can tell.
@@ -122,12 +123,15 @@ class HttpSearcher:
                 f"{url} does not say which index it serves (GET /readyz: status {status})",
                 remedy="correct the address; for Search-R1's own server set search.require_digest=false",
             )
+        self._refuse_another(url, named)
+        return ""
+
+    def _refuse_another(self, url: str, named: str) -> None:
         if named and self._digest and named != self._digest:
             raise ConfigError(
                 f"The retriever at {url} serves the index {named}, and this run needs {self._digest}",
                 remedy="let the service serve this run's index, or leave search.retriever_url empty",
             )
-        return ""
 
     def _retrieve(self, url: str, queries: Sequence[str], top_k: int) -> list[list[ScoredPassage]]:
         asked = {"queries": [plain_query(query) for query in queries], "topk": top_k, "return_scores": True}

@@ -257,7 +257,9 @@ def test_readiness_is_waited_for(stub, searcher):
         searcher.wait_until_ready(0.1, said.append)
 
 
-def test_another_index_is_refused_at_the_start(stub):
+@pytest.mark.parametrize("status", [pytest.param(200, id="ready"), pytest.param(503, id="still fetching it")])
+def test_another_index_is_refused_at_the_start(stub, status):
+    stub.answer = lambda *asked: (status, *well_answered(*asked)[1:])
     with pytest.raises(ConfigError, match=f"(?s){OURS}.*{OTHER}"):
         HttpSearcher([stub.url], OTHER).wait_until_ready(5, print)
 

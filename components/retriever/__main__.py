@@ -1,0 +1,3 @@
+from components.retriever.main import main
+
+main()
