@@ -19,8 +19,7 @@ from components.evaluate.methods import METHODS, ModelInput
 from components.evaluate.predictions import score_episode
 from components.evaluate.question_sets import drawn
 from components.evaluate.views import episode_view
-from components.search.concurrent import ConcurrentSearch
-from components.search.open import searcher_for
+from components.search.open import search_client, searcher_for
 from components.search.protocol import SearchClient, Searcher
 
 CANDIDATES_PER_EPISODE = 8
@@ -59,7 +58,7 @@ def answer_share(
             searcher = searcher or (open_search() if open_search else searcher_for(job.index, job.config.search))
             loop = job.loops[model_name]
             model = open_model_of(model_name, loop)
-            with ConcurrentSearch(searcher, loop.top_k, cache_size=REMEMBERED_QUERIES) as client:
+            with search_client(searcher, job.config.search, loop.top_k, REMEMBERED_QUERIES) as client:
                 for chunk in missing:
                     share.answer(chunk, model, client)
             # One model at a time is in memory.

@@ -16,7 +16,12 @@ class SearchConfig(StepConfig):
     which are asked in turn. Empty takes the address in the environment variable `SEARCHR1_RETRIEVER_URL`, which a pod
     that has a retriever beside it carries; without it the index is opened in this process."""
     request_timeout_s: float = Field(default=10.0, gt=0, le=300)
-    """Longest wait for the answer to one request; failed ones are sent again until the search's deadline."""
+    """Longest wait of a retriever's client for the answer to one request."""
+    retries: int = Field(default=16, ge=0, le=1000)
+    """How often a request to a service that failed is sent again: sixteen times take a quarter of a minute, which a
+    restart of the service may last."""
+    deadline_s: float = Field(default=60.0, gt=0)
+    """Longest time of a search in a service, repetitions included; then it counts as failed."""
     ready_timeout_s: float = Field(default=1800.0, ge=0)
     """Longest wait at the start for a service that still fetches its index."""
     require_digest: bool = True

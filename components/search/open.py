@@ -5,6 +5,7 @@ from pathlib import Path
 
 from components.contracts.errors import ConfigError, ManifestError
 from components.contracts.manifest import Manifest
+from components.search.concurrent import ConcurrentSearch
 from components.search.config import SearchConfig, retriever_urls
 from components.search.http_client import HttpSearcher
 from components.search.lucene import LuceneSearcher
@@ -42,6 +43,18 @@ def searcher_for(manifest: Manifest, config: SearchConfig) -> Searcher:
     )
     searcher.wait_until_ready(config.ready_timeout_s, lambda text: print(text, flush=True))
     return searcher
+
+
+def search_client(searcher: Searcher, config: SearchConfig, top_k: int, cache_size: int = 65536) -> ConcurrentSearch:
+    """Return the client through which a search loop asks `searcher`; the caller closes it.
+
+    A service may be away for a while: it is asked again for as long as `config` says.
+    """
+    if isinstance(searcher, HttpSearcher):
+        return ConcurrentSearch(
+            searcher, top_k, deadline_s=config.deadline_s, retries=config.retries, cache_size=cache_size
+        )
+    return ConcurrentSearch(searcher, top_k, cache_size=cache_size)
 
 
 def check_reachable(config: SearchConfig, num_nodes: int) -> None:

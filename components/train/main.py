@@ -15,8 +15,7 @@ from components.contracts.errors import ConfigError, QuestionError
 from components.contracts.manifest import Manifest
 from components.contracts.question import Question
 from components.contracts.step import Step, StepContext, StepResult
-from components.search.concurrent import ConcurrentSearch
-from components.search.open import check_reachable, searcher_for
+from components.search.open import check_reachable, search_client, searcher_for
 from components.storage import fetch, open_storage, publish
 from components.tracking import Tracker, open_tracker, silent_tracker
 from components.train.checkpoint import Checkpoints, TrainState
@@ -86,7 +85,7 @@ def _train(config: TrainConfig, context: StepContext, inputs: dict[str, Manifest
     metrics_file = folder / METRICS_NAME
     state = _resume(checkpoints, learner, metrics_file)
     with (
-        ConcurrentSearch(searcher_for(inputs["index"], config.search), config.loop.top_k) as client,
+        search_client(searcher_for(inputs["index"], config.search), config.search, config.loop.top_k) as client,
         _tracker(config, folder) as tracker,
         TrainProgress(config.steps, state.step) as progress,
         StopRequest() as stop,
