@@ -39,7 +39,7 @@ def policy_complaints(objects: list[KubernetesObject], deployable: bool = False)
     """Return what breaks a rule of this project, one line each; `deployable` refuses placeholder images too."""
     lines = [line for template in pod_templates(objects) for line in _pod(template)]
     lines += _image_complaints(objects, deployable)
-    lines += [*_rights(objects), *_networks(objects), *_secrets(objects), *_availability(objects)]
+    lines += [*_rights(objects), *_networks(objects), *_secrets(objects), *_availability(objects), *_gangs(objects)]
     return lines
 
 
@@ -170,6 +170,23 @@ def _denies_all(spec: dict[str, Any]) -> bool:
 def _secrets(objects: list[KubernetesObject]) -> Iterator[str]:
     for item in named(objects, "Secret").values():
         yield f"{label_of(item)}: secrets are no part of an overlay; they are filled in from the templates"
+
+
+def _gangs(objects: list[KubernetesObject]) -> Iterator[str]:
+    for item in named(objects, "TrainingRuntime").values():
+        jobs = item["spec"]["template"]["spec"]["replicatedJobs"]
+        waiting = [job["name"] for job in jobs if job.get("dependsOn")]
+        if waiting and item["spec"].get("podGroupPolicy"):
+            yield (
+                f"{label_of(item)}: {', '.join(waiting)} is made when another job is ready, and a gang is scheduled "
+                "when all its pods exist: neither would ever start"
+            )
+        for position, job in enumerate(jobs):
+            earlier = [other["name"] for other in jobs[:position]]
+            for needed in job.get("dependsOn", []):
+                if needed["name"] not in earlier:
+                    names = f"job {job['name']} depends on {needed['name']}"
+                    yield f"{label_of(item)}: {names}, which does not stand before it"
 
 
 def _availability(objects: list[KubernetesObject]) -> Iterator[str]:
