@@ -1,20 +1,14 @@
 """The retriever service as a process of its own, over a real index: equal answers, load, signals, restarts."""
 
 import json
-import os
-import re
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
-import urllib3
 
 from components.agent.config import LoopConfig
 from components.agent.engines.load import load_model
@@ -34,41 +28,9 @@ from components.search.concurrent import ConcurrentSearch
 from components.search.config import SearchConfig
 from components.search.http_client import HttpSearcher
 from components.search.open import open_searcher, search_client, searcher_for
+from tests.integration.retriever_process import ROOT, Retriever, wait_until
 
-ROOT = Path(__file__).resolve().parents[2]
 MODEL = ROOT / "components" / "base_model" / "bundled" / "model"
-
-
-class Retriever:
-    """`python -m components.retriever` and what it printed."""
-
-    def __init__(self, manifest_uri: str, settings: str = "port=0", **environment: str) -> None:
-        command = [sys.executable, "-m", "components.retriever", "--set", settings]
-        environment = os.environ | {"PYTHONPATH": str(ROOT), "SEARCHR1_INDEX_MANIFEST_URI": manifest_uri} | environment
-        self.process = subprocess.Popen(
-            command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-        )
-        self.printed: list[str] = []
-        threading.Thread(target=self._read, daemon=True).start()
-
-    @property
-    def url(self) -> str:
-        wait_until(lambda: any("http://" in line for line in self.printed) or self.process.poll() is not None)
-        return re.search(r"http://[\d.]+:\d+", "".join(self.printed))[0]
-
-    def stop(self) -> int:
-        self.process.terminate()
-        return self.process.wait(60)
-
-    def _read(self) -> None:
-        self.printed.extend(self.process.stdout)
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    deadline_s = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline_s
-        time.sleep(0.02)
 
 
 @pytest.fixture(scope="module")
@@ -183,8 +145,7 @@ def test_requests_under_way_are_finished_before_the_end(world, started):
     searcher_for(index, SearchConfig(retriever_url=retriever.url, ready_timeout_s=60))
     with ThreadPoolExecutor(1) as pool:
         asked = pool.submit(HttpSearcher([retriever.url], index.digest).search, questions[:5], 3)
-        status = urllib3.PoolManager()
-        wait_until(lambda: b"waiting_queries 5" in status.request("GET", f"{retriever.url}/metrics").data)
+        wait_until(lambda: "waiting_queries 5" in retriever.page("/metrics"))
         retriever.process.terminate()
         assert asked.result() == open_searcher(index).search(questions[:5], 3)
     assert retriever.process.wait(30) == 0

@@ -6,7 +6,8 @@ from components.contracts.errors import ConfigError, ManifestError, SearchError
 from components.contracts.manifest import Manifest, ProducedBy
 from components.evaluate.config import EvaluateConfig
 from components.search.config import SearchConfig, retriever_urls
-from components.search.open import check_reachable, searcher_for
+from components.search.http_client import HttpSearcher
+from components.search.open import check_reachable, search_client, searcher_for
 from components.train.config import TrainConfig
 
 MANIFEST = Manifest(
@@ -71,6 +72,42 @@ def test_the_environment_of_a_pod_names_its_retriever(monkeypatch):
         searcher_for(MANIFEST, SearchConfig(ready_timeout_s=0))
     with pytest.raises(SearchError, match=r"127\.0\.0\.1:1 does not answer"):
         searcher_for(MANIFEST, CLOSED)
+
+
+class Down:
+    """Fails so many calls, then answers; counts them."""
+
+    digest = "0" * 64
+
+    def __init__(self, num_failures):
+        self.left, self.calls = num_failures, 0
+
+    def search(self, queries, top_k):
+        self.calls += 1
+        if self.calls <= self.left:
+            raise SearchError("away")
+        return [[] for _ in queries]
+
+
+class DownService(Down, HttpSearcher):
+    """The same as a service."""
+
+
+@pytest.mark.parametrize(
+    ("searcher", "answers"),
+    [
+        pytest.param(DownService(5), True, id="a service is waited for"),
+        pytest.param(Down(3), True, id="an index in process is asked four times"),
+        pytest.param(Down(5), False, id="and no more"),
+    ],
+)
+def test_patience_is_for_services(searcher, answers):
+    with search_client(searcher, SearchConfig(retries=6), top_k=1) as client:
+        if answers:
+            assert client.submit("q").result() == []
+            return
+        with pytest.raises(SearchError, match="away"):
+            client.submit("q").result()
 
 
 def test_a_service_is_asked_for_indexes_only():

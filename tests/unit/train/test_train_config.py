@@ -16,6 +16,14 @@ def test_groups_of_one_are_refused_with_the_remedy(algorithm):
     assert "train.episodes_per_question" in str(raised.value)
 
 
+def test_a_retriever_on_one_of_several_nodes_is_refused_with_the_reason():
+    config = TrainConfig.parse(
+        {"parallel": {"num_nodes": 2}, "search": {"retriever_url": "http://localhost:8000"}, "algorithm": "ppo"}
+    )
+    with pytest.raises(ConfigError, match="2 nodes would each ask themselves"):
+        run(config, None, None, None, None)
+
+
 def test_likelihood_guard_without_anything_to_compare_is_refused_with_the_remedy():
     config = TrainConfig.parse({"loss": {"likelihood_guard_coefficient": 0.2}, "minibatches": 1})
     with pytest.raises(ConfigError, match=r"likelihood_guard_coefficient compares .* train.minibatches = 1"):
