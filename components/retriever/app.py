@@ -50,8 +50,9 @@ class Pages:
         return response
 
     async def healthz(self, request: Request) -> Response:
-        """`GET /healthz`: 200 while this process answers at all."""
-        return self._answer(request, 200, {"status": "ok"})
+        """`GET /healthz`: 200, or 503 when the engine does not give back what it was asked."""
+        is_healthy = self._service.is_healthy
+        return self._answer(request, 200 if is_healthy else 503, {"status": "ok" if is_healthy else "stuck"})
 
     async def readyz(self, request: Request) -> Response:
         """`GET /readyz`: 200 once the index is open and answered a query, 503 before."""

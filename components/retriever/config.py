@@ -39,6 +39,8 @@ class RetrieverConfig(StepConfig):
     """Queries that go to the engine at once."""
     cached_queries: int = Field(default=16384, ge=0)
     """Queries whose passages are remembered, for each of a few sizes of `topk`."""
+    stuck_after_s: float = Field(default=120.0, gt=0)
+    """A batch that is in the engine for longer makes `/healthz` fail, so that the pod is started anew."""
     shutdown_s: int = Field(default=45, ge=0)
     """After SIGTERM, how long answers under way may take; below the grace period of the pod."""
     exit_code_when_stopped: Literal[0, 143] = 0

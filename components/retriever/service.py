@@ -52,6 +52,7 @@ class RetrieverService:
         self._manifest: Manifest | None = None
         self._searcher: Searcher | None = None
         self._clients: dict[int, ConcurrentSearch] = {}
+        self._engines: list[_Measured] = []
         self._num_waiting = 0
 
     @property
@@ -63,6 +64,11 @@ class RetrieverService:
     def is_ready(self) -> bool:
         """Whether the index is open and has answered a query."""
         return self._searcher is not None
+
+    @property
+    def is_healthy(self) -> bool:
+        """Whether the engine gives batches back."""
+        return all(engine.longest_s() < self._config.stuck_after_s for engine in self._engines)
 
     def start(self) -> None:
         """Begin to open the index in a thread, so that the service can say meanwhile that it is alive."""
@@ -126,8 +132,10 @@ class RetrieverService:
         size = next((size for size in SIZES if top_k <= size <= self._config.max_top_k), self._config.max_top_k)
         if size not in self._clients:
             assert self._searcher is not None
+            engine = _Measured(self._searcher, self.metrics)
+            self._engines.append(engine)
             self._clients[size] = ConcurrentSearch(
-                _Measured(self._searcher, self.metrics),
+                engine,
                 size,
                 window_s=self._config.window_s,
                 max_batch=self._config.max_batch,
@@ -182,15 +190,22 @@ def prove(searcher: Searcher, manifest: Manifest) -> None:
 class _Measured:
     def __init__(self, searcher: Searcher, metrics: RetrieverMetrics) -> None:
         self._searcher, self._metrics = searcher, metrics
+        self._under_way: dict[int, float] = {}
+        """Thread -> when its batch went to the engine."""
+
+    def longest_s(self) -> float:
+        """Return how long the oldest batch has been in the engine; 0.0 when there is none."""
+        return time.monotonic() - min(self._under_way.copy().values(), default=time.monotonic())
 
     @property
     def digest(self) -> str:
         return self._searcher.digest
 
     def search(self, queries: Sequence[str], top_k: int) -> list[list[ScoredPassage]]:
-        started_s = time.monotonic()
+        started_s = self._under_way[threading.get_ident()] = time.monotonic()
         try:
             return self._searcher.search(queries, top_k)
         finally:
+            del self._under_way[threading.get_ident()]
             self._metrics.batch_queries.observe(len(queries))
             self._metrics.search_seconds.observe(time.monotonic() - started_s)

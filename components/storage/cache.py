@@ -6,6 +6,7 @@ wait and find the work done. What a killed process left half loaded is removed b
 
 import hashlib
 import os
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,7 +25,13 @@ _ASK_AGAIN_S = 0.2
 
 def cache_folder(given: Path | None = None) -> Path:
     """Return the cache: `given`, else `$SEARCHR1_CACHE`, else `~/.cache/searchr1`."""
-    return given or Path(os.environ.get(CACHE_VARIABLE) or Path.home() / ".cache" / "searchr1")
+    if given or (named := os.environ.get(CACHE_VARIABLE)):
+        return given or Path(named)
+    try:
+        return Path.home() / ".cache" / "searchr1"
+    except RuntimeError:
+        # A container may run as a user that its image does not know.
+        return Path(tempfile.gettempdir()) / "searchr1-cache"
 
 
 def record_beside(folder: Path) -> Path:

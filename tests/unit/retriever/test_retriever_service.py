@@ -154,6 +154,16 @@ def test_a_query_that_takes_too_long_fails(started, echo):
     assert status == 500 and "no answer within 0.3 s" in answer["error"]
 
 
+def test_an_engine_that_hangs_makes_the_pod_start_anew(started, echo):
+    service = started(deadline_s=0.2, stuck_after_s=0.4)
+    assert service.ask("POST", "/retrieve", {"queries": ["a"]})[0] == 200
+    echo.gate.clear()
+    assert service.ask("POST", "/retrieve", {"queries": ["b"]})[0] == 500
+    wait_until(lambda: service.ask("GET", "/healthz")[0] == 503)
+    echo.gate.set()
+    wait_until(lambda: service.ask("GET", "/healthz")[0] == 200)
+
+
 def test_readiness_comes_with_the_index_and_health_before(started, manifest, echo):
     reading, opening = threading.Event(), threading.Event()
     service = started(lambda: reading.wait(20) and manifest, lambda _: opening.wait(20) and echo, ready=False)

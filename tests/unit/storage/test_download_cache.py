@@ -13,7 +13,7 @@ import pytest
 from components.contracts.errors import ManifestError, UserError
 from components.contracts.manifest import FileEntry, Manifest, ProducedBy, content_digest
 from components.storage import fetch, publish, read_manifest
-from components.storage.cache import download, record_beside
+from components.storage.cache import cache_folder, download, record_beside
 from components.storage.verification import SMALLEST_REMEMBERED_BYTES, Verification
 
 PRODUCED_BY = ProducedBy(step="index", version="1", git_commit="abc", config_sha256="0")
@@ -206,3 +206,13 @@ def test_a_manifest_is_read_from_its_folder_or_file(storage_root, form, tmp_path
     assert read_manifest(form.format(uri=manifest.uri)) == manifest
     if manifest.uri.startswith("file://"):
         assert read_manifest(form.format(uri=manifest.uri.removeprefix("file://"))) == manifest
+
+
+def test_a_user_without_a_home_has_a_cache_too(monkeypatch, tmp_path):
+    def homeless() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", homeless)
+    assert cache_folder().name == "searchr1-cache"
+    monkeypatch.setenv("SEARCHR1_CACHE", str(tmp_path))
+    assert cache_folder() == tmp_path and cache_folder(tmp_path / "given") == tmp_path / "given"
