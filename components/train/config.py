@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, PositiveFloat
 
@@ -124,6 +124,33 @@ class ParallelConfig(StepConfig):
         return self.num_nodes * self.ranks_per_node
 
 
+Quantity = Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|Ki|Mi|Gi|Ti)?$")]
+"""An amount as Kubernetes writes it."""
+ObjectName = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?$")]
+
+
+class LaunchConfig(StepConfig):
+    """Where the ranks are started. Nothing here changes what is learned, nor from where a run resumes."""
+
+    backend: Literal["local", "step", "trainjob"] = "local"
+    """`local`: processes on this machine. `step`: the same, on GPUs that the pipeline asks for with the step's pod.
+    `trainjob`: pods of a Kubeflow TrainJob, `parallel.num_nodes` of them; everything below is about these."""
+    runtime: ObjectName = "searchr1-train"
+    """The TrainingRuntime of the namespace: image, account, volumes, tolerations and node selectors are its own."""
+    cpu: Quantity = "8"
+    """Requested for a pod."""
+    memory: Quantity = "64Gi"
+    """Requested for a pod, and its limit."""
+    queue: ObjectName | Literal[""] = ""
+    """Kueue's queue of the namespace that the job waits in; empty starts it at once."""
+    deadline_s: int = Field(default=7 * 24 * 3600, ge=60)
+    """Longest time of a job from its admission; it then ends and a retry continues from its last checkpoint."""
+    image_patience_s: float = Field(default=900, ge=0)
+    """How long a pod may fail to get its image or its configuration before the job is given up."""
+    usd_per_gpu_hour: float = Field(default=0.0, ge=0)
+    """What an hour of one GPU costs, for the step's card and metrics; 0 where that is unknown."""
+
+
 class TrainConfig(StepConfig):
     """One training run."""
 
@@ -158,6 +185,7 @@ class TrainConfig(StepConfig):
     parallel: ParallelConfig = ParallelConfig()
     search: SearchConfig = SearchConfig()
     """Where the passages come from."""
+    launch: LaunchConfig = LaunchConfig()
     save_every_steps: int = Field(default=10, ge=1)
     max_search_failure_frac: float = Field(default=0.05, ge=0, le=1)
     """More failed searches than this in a step stop the training with the boundary named."""
@@ -183,7 +211,7 @@ class TrainConfig(StepConfig):
     def sha256(self) -> str:
         """Return the hex digest of what the result depends on; checkpoints lie below it.
 
-        Where the index is asked is not part of it.
+        Where the ranks run and where the index is asked is not part of it: whoever tries again elsewhere continues.
         """
-        values = self.model_dump(mode="json", exclude={"search"})
+        values = self.model_dump(mode="json", exclude={"launch", "search"})
         return hashlib.sha256(json.dumps(values, sort_keys=True, ensure_ascii=False).encode()).hexdigest()

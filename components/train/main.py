@@ -20,7 +20,7 @@ from components.storage import fetch, open_storage, publish
 from components.tracking import Tracker, open_tracker, silent_tracker
 from components.train.checkpoint import Checkpoints, TrainState
 from components.train.config import TrainConfig
-from components.train.launch import launched, run_ranks
+from components.train.launch import check_gpus, launch, launched
 from components.train.learner import Learner
 from components.train.progress import TrainProgress
 from components.train.ranks import barrier, in_turns, joined, rank, world_size
@@ -30,6 +30,7 @@ from components.train.sharding import save_model
 from components.train.stop import StopRequest
 from components.train.supervised import SupervisedTrainer
 from components.train.trainer import Trainer
+from components.train.trainjob_progress import ProgressReport
 
 METRICS_NAME = "metrics.jsonl"
 
@@ -39,22 +40,28 @@ def run(
 ) -> StepResult:
     """Train the model, by reinforcement learning or as a baseline; resumes from its newest complete checkpoint.
 
-    Several ranks on one machine are started from here; on several machines each of them runs torchrun.
+    Several ranks are started from here, where `train.launch` says; each of them comes here again.
 
     Raises:
         ConfigError: the algorithm needs groups and `episodes_per_question` is 1, the likelihood guard needs
             `minibatches` and there is one, torchrun started another number of ranks than configured, or the
-            retriever cannot be the one of all nodes or serves another index.
+            backend cannot start them, or the retriever cannot be the one of all nodes or serves another index.
         QuestionError: there are no dev questions.
         SearchError: too many searches failed.
         TrainingStopped: one of the stability rules ended the training, or there was nothing to imitate.
         StoppedBySignal: SIGTERM; the checkpoint of the last step is complete.
         RanksFailed: a rank that was started here failed.
+        ClusterError: the cluster failed to run the training job.
     """
     _check(config)
     inputs = {"base_model": base_model, "index": index, "questions": questions}
-    if config.parallel.num_ranks > 1 and config.parallel.num_nodes == 1 and not launched():
-        return run_ranks(config, context, inputs)
+    if launched():
+        check_gpus(config)
+        return _run_rank(config, context, inputs)
+    return launch(config, context, inputs, lambda: _run_rank(config, context, inputs))
+
+
+def _run_rank(config: TrainConfig, context: StepContext, inputs: dict[str, Manifest]) -> StepResult:
     torch.set_num_threads(config.threads)
     torch.manual_seed(config.seed)
     with joined(config.parallel), tempfile.TemporaryDirectory(prefix="train-") as scratch:
@@ -90,6 +97,7 @@ def _train(config: TrainConfig, context: StepContext, inputs: dict[str, Manifest
         TrainProgress(config.steps, state.step) as progress,
         StopRequest() as stop,
     ):
+        report = ProgressReport(config.steps, state.step)
         trainer_class = partial(SupervisedTrainer, storage=storage) if config.is_supervised else Trainer
         trainer = trainer_class(
             config,
@@ -101,7 +109,7 @@ def _train(config: TrainConfig, context: StepContext, inputs: dict[str, Manifest
             checkpoints,
             tracker,
             metrics_file,
-            progress.announce if rank() == 0 else _say_nothing,
+            partial(_announce, progress, report) if rank() == 0 else _say_nothing,
             stop,
             RolloutSamples(storage, config, tokenizer),
         )
@@ -116,8 +124,13 @@ def _train(config: TrainConfig, context: StepContext, inputs: dict[str, Manifest
 def _tracker(config: TrainConfig, folder: Path) -> Tracker:
     """Return the tracker of the run; only the first rank speaks to a server."""
     if rank() == 0:
-        return open_tracker(_run_name(config), folder, {"step": "train"}, config.model_dump())
+        return open_tracker(_run_name(config), folder, {"step": "train"}, config.model_dump(exclude={"launch"}))
     return silent_tracker(folder)
+
+
+def _announce(progress: TrainProgress, report: ProgressReport, state: TrainState, metrics: dict[str, float]) -> None:
+    progress.announce(state, metrics)
+    report.announce(state, metrics)
 
 
 def _say_nothing(state: TrainState, metrics: dict[str, float]) -> None:

@@ -1,0 +1,73 @@
+"""What is new about a training job, said once: conditions, pods, its place in the queue, warnings of the cluster."""
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from components.train.trainjob import QUEUE_LABEL
+from components.train.trainjob_pods import Pod, attempt_of, name_of, node_of, state_of
+
+Object = dict[str, Any]
+_SAID_BY_PODS = {"FailedScheduling", "BackOff", "Failed", "ErrImagePull"}
+"""Reasons of events that repeat what the state of a pod says."""
+
+
+class News:
+    """Says every line about a subject when it differs from the last one about it."""
+
+    def __init__(self, say: Callable[[str], None] = lambda line: print(line, flush=True)) -> None:
+        self._say = say
+        self._last: dict[str, str] = {}
+
+    def tell(
+        self, job: Object, pods: Iterable[Pod], workloads: Iterable[Object] = (), warnings: Iterable[Object] = ()
+    ) -> None:
+        """Say what has changed since the last call."""
+        for subject, line in self._lines(job, pods, workloads, warnings):
+            if self._last.get(subject) != line:
+                self._last[subject] = line
+                self._say(line)
+
+    def _lines(
+        self, job: Object, pods: Iterable[Pod], workloads: Iterable[Object], warnings: Iterable[Object]
+    ) -> Iterator[tuple[str, str]]:
+        name = job["metadata"]["name"]
+        for kind, text in conditions(job):
+            yield f"condition {kind}", f"{name}: {text}"
+        for workload in workloads:
+            if job["metadata"].get("uid") in [
+                owner["uid"] for owner in workload["metadata"].get("ownerReferences", [])
+            ]:
+                queue = job["metadata"].get("labels", {}).get(QUEUE_LABEL, "")
+                yield "queue", f"{name}: {queue_state(workload, queue)}"
+        for pod in sorted(pods, key=lambda pod: (attempt_of(pod), node_of(pod))):
+            attempt = f", restart {attempt_of(pod)}" if attempt_of(pod) else ""
+            yield f"pod {name_of(pod)}", f"{name_of(pod)} (node {node_of(pod)}{attempt}): {state_of(pod)}"
+        for event in warnings:
+            about, reason = event["involvedObject"].get("name", ""), event.get("reason", "")
+            if (about == name or about.startswith(f"{name}-")) and reason not in _SAID_BY_PODS:
+                message = event.get("message", "")
+                yield f"event {about} {reason} {message}", f"{about}: {reason}: {message}"
+
+
+def conditions(job: Object) -> list[tuple[str, str]]:
+    """Return (type, what it says) for the conditions of a job, only those that hold or have held."""
+    found = []
+    for condition in job.get("status", {}).get("conditions", []):
+        kind, holds = condition["type"], condition["status"] == "True"
+        if holds:
+            found.append((kind, f"{kind} ({condition.get('reason', '')}): {condition.get('message', '')}"))
+        elif kind == "Suspended":
+            found.append((kind, f"no longer suspended ({condition.get('reason', '')})"))
+    return found
+
+
+def queue_state(workload: Object, queue: str) -> str:
+    """Return where a job stands in Kueue's queue."""
+    held = {c["type"]: c for c in workload.get("status", {}).get("conditions", [])}
+    evicted, admitted = held.get("Evicted", {}), held.get("Admitted", {})
+    if admitted.get("status") == "True":
+        return f"admitted by queue {queue}"
+    if evicted.get("status") == "True":
+        return f"evicted from queue {queue} ({evicted.get('reason', '')}): {evicted.get('message', '')}"
+    reserved = held.get("QuotaReserved", {})
+    return f"waits in queue {queue}: {reserved.get('message') or 'for its turn'}"
