@@ -26,7 +26,7 @@ _TIMEOUT_S = 5.0
 
 
 class ProgressReport:
-    """Reports after a step, at most every `every_s`. Never raises: a server that fails is left alone for `silence_s`."""
+    """Reports after a step, at most every `every_s`; never raises: one that fails is left alone for `silence_s`."""
 
     def __init__(self, steps: int, done: int, every_s: float = 5.0, silence_s: float = 60.0) -> None:
         self._steps, self._first = steps, done

@@ -10,6 +10,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from components.contracts.episode import Action, Episode, SearchRecord, StopReason, Turn
 from components.contracts.question import Question
+from components.contracts.step import StepContext
 from components.storage import open_storage
 from components.train.checkpoint import Checkpoints
 from components.train.config import TrainConfig
@@ -19,7 +20,10 @@ from components.train.rollout_samples import RolloutSamples
 from components.train.stop import StopRequest
 from components.train.supervised import SupervisedTrainer
 from components.train.trainer import Trainer
+from components.train.trainjob_run import run_train_job
+from tests.unit.train.fake_kubernetes import FakeCluster, serve
 from tests.unit.train.pupil import NUM_DEV, Client, LetterTokenizer, Log, Pupil, question
+from tests.unit.train.trainjob_stories import PATIENCE, RESULT
 
 VOCABULARY = 23
 
@@ -129,3 +133,29 @@ def make_trainer(tmp_path):
         )
 
     return make
+
+
+@pytest.fixture
+def cluster(tmp_path, monkeypatch):
+    fake = FakeCluster()
+    server, kubeconfig = serve(fake)
+    (tmp_path / "kubeconfig").write_text(kubeconfig)
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "kubeconfig"))
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
+    for name, value in {"RUN_ID": "run-7", "POD_NAME": "step-pod", "POD_UID": "uid-1"}.items():
+        monkeypatch.setenv(f"SEARCHR1_{name}", value)
+    yield fake
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture
+def train(cluster, s3_root):
+    def run(**launch):
+        launch = {"backend": "trainjob", "usd_per_gpu_hour": 3.0} | launch
+        config = TrainConfig.parse({"launch": launch, "parallel": {"num_nodes": 2, "gpus_per_node": 8}})
+        context = StepContext("train", s3_root, "c" * 64, config.sha256())
+        return run_train_job(config, context, {"index": RESULT}, PATIENCE)
+
+    return run

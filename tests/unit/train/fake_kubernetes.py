@@ -1,4 +1,4 @@
-"""A Kubernetes API server of this process, as far as a training job needs one: jobs, watches, pods, logs, events, queue.
+"""A Kubernetes API server of this process, as far as a training job needs one: jobs, watches, pods, logs, queue.
 
 A story is a function that plays the controllers and the kubelet for a job that was created; it runs beside the test.
 """
@@ -269,7 +269,7 @@ def serve(cluster: FakeCluster) -> tuple[ThreadingHTTPServer, str]:
     """Start the server and return it with the text of a kubeconfig file for it."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(cluster))
     server.daemon_threads = True
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     kubeconfig = {
         "current-context": "fake",
         "contexts": [{"name": "fake", "context": {"cluster": "fake", "user": "nobody", "namespace": NAMESPACE}}],

@@ -1,0 +1,162 @@
+"""The object that is submitted, and what pods tell."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from components.train.config import TrainConfig
+from components.train.trainjob import train_job
+from components.train.trainjob_news import News
+from components.train.trainjob_pods import GpuClock, failure_of, first_failure, state_of, stuck_reason
+
+SAMPLE = Path(__file__).parents[3] / "manifests" / "samples" / "train-job.yaml"
+RUNTIME = SAMPLE.parents[1] / "base" / "training-runtime.yaml"
+ENVIRONMENT = {
+    "SEARCHR1_RUN_ID": "f81d4fae-7dec-11d0-a765-00a0c91e6bf6",
+    "SEARCHR1_POD_NAME": "search-r1-x7k2p-system-container-impl-1234567890",
+    "SEARCHR1_POD_UID": "0f5c1a4e-6c1f-4f0e-9f4a-2f8a6f1f9d10",
+    "AWS_SECRET_ACCESS_KEY": "secret",
+    "HF_TOKEN": "secret",
+}
+
+
+def job(**launch) -> dict:
+    config = TrainConfig.parse(
+        {
+            "launch": {"backend": "trainjob", "cpu": "64", "memory": "512Gi"} | launch,
+            "parallel": {"num_nodes": 2, "gpus_per_node": 8},
+        }
+    )
+    return train_job(config, "sr1-0123456789", FOLDER, ENVIRONMENT)
+
+
+FOLDER = "s3://searchr1/runs/work/train/0123456789abcdef/launch/sr1-0123456789"
+
+
+def test_the_sample_is_what_is_submitted():
+    assert yaml.safe_load(SAMPLE.read_text()) == job(queue="searchr1")
+
+
+def test_only_a_queue_makes_a_job_wait():
+    body = job()
+    assert "suspend" not in body["spec"]
+    assert "kueue.x-k8s.io/queue-name" not in body["metadata"]["labels"]
+
+
+def test_no_secret_is_part_of_the_job():
+    assert "secret" not in str(job())
+
+
+def test_a_job_without_gpus_asks_for_none():
+    config = TrainConfig.parse({"parallel": {"num_nodes": 2, "cpu_ranks": 3}})
+    trainer = train_job(config, "name", FOLDER, {})["spec"]["trainer"]
+    assert trainer["numProcPerNode"] == 3
+    assert "nvidia" not in str(trainer)
+
+
+def test_torchrun_lets_ranks_save_within_the_grace_of_their_pods():
+    """torchrun alone kills its ranks 30 s after SIGTERM, in the middle of a checkpoint."""
+    pod = yaml.safe_load(RUNTIME.read_text())["spec"]["template"]["spec"]["replicatedJobs"][0]["template"]["spec"]
+    grace_s = pod["template"]["spec"]["terminationGracePeriodSeconds"]
+    (flag,) = (part for part in job()["spec"]["trainer"]["command"] if part.startswith("--shutdown-timeout="))
+    assert 300 <= int(flag.partition("=")[2]) < grace_s
+
+
+def pod(name="p", node=0, attempt=0, phase="Running", gpus=1, state=None, **status) -> dict:
+    labels = {
+        "batch.kubernetes.io/job-completion-index": str(node),
+        "jobset.sigs.k8s.io/restart-attempt": str(attempt),
+    }
+    containers = [{"name": "node", "state": state}] if state else []
+    return {
+        "metadata": {"name": name, "uid": name, "labels": labels},
+        "spec": {"containers": [{"name": "node", "resources": {"limits": {"nvidia.com/gpu": str(gpus)}}}]},
+        "status": {"phase": phase, "containerStatuses": containers} | status,
+    }
+
+
+def ended(code, reason="Error", at="12:00:00"):
+    return {"terminated": {"exitCode": code, "reason": reason, "finishedAt": f"2026-11-26T{at}Z"}}
+
+
+UNSCHEDULABLE = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "no GPU"}
+PREEMPTED = {"type": "DisruptionTarget", "status": "True", "reason": "PreemptionByScheduler"}
+BACK_OFF = {"waiting": {"reason": "ImagePullBackOff", "message": "Back-off"}}
+
+STATES = [
+    pytest.param(pod(state={"running": {}}), "Running", "", id="running"),
+    pytest.param(pod(phase="Pending", conditions=[UNSCHEDULABLE]), "Pending: Unschedulable: no GPU", "", id="no room"),
+    pytest.param(
+        pod(phase="Pending", state=BACK_OFF),
+        "Pending: ImagePullBackOff: Back-off",
+        "ImagePullBackOff: Back-off",
+        id="no image",
+    ),
+    pytest.param(
+        pod(phase="Pending", state={"waiting": {"reason": "ContainerCreating"}}),
+        "Pending: ContainerCreating",
+        "",
+        id="on its way",
+    ),
+    pytest.param(
+        pod(phase="Failed", state=ended(137, "OOMKilled")), "Failed: OOMKilled, exit code 137", "", id="out of memory"
+    ),
+    pytest.param(pod(phase="Failed", reason="Evicted"), "Failed: Evicted, no exit code", "", id="evicted"),
+    pytest.param(
+        pod(phase="Failed", state=ended(143), conditions=[PREEMPTED]),
+        "Failed: PreemptionByScheduler, exit code 143",
+        "",
+        id="preempted",
+    ),
+    pytest.param(pod(phase="Succeeded", state=ended(0, "Completed")), "Succeeded", "", id="done"),
+]
+
+
+@pytest.mark.parametrize(("given", "state", "stuck"), STATES)
+def test_a_pod_says_how_it_fares(given, state, stuck):
+    assert state_of(given) == state
+    assert stuck_reason(given) == stuck
+
+
+FIRST = [
+    pytest.param(
+        [("late", 0, ended(1, at="12:00:09")), ("early", 0, ended(1, at="12:00:01"))], "early", id="first to end"
+    ),
+    pytest.param(
+        [("told", 0, ended(143, at="12:00:01")), ("cause", 0, ended(1, at="12:00:09"))], "cause", id="told to end"
+    ),
+    pytest.param(
+        [("lost it", 0, ended(1, at="12:00:01")), ("killed", 0, ended(137, "OOMKilled", "12:00:03"))],
+        "killed",
+        id="killed",
+    ),
+    pytest.param(
+        [("before", 0, ended(137, "OOMKilled")), ("now", 1, ended(1, at="12:30:00"))], "now", id="last attempt"
+    ),
+]
+
+
+@pytest.mark.parametrize(("pods", "cause"), FIRST)
+def test_the_cause_is_told_from_its_consequences(pods, cause):
+    failures = [failure_of(pod(name, attempt=attempt, phase="Failed", state=state)) for name, attempt, state in pods]
+    assert first_failure(failures).pod == cause
+
+
+def test_gpu_time_counts_every_attempt_and_pods_that_are_gone():
+    clock = GpuClock()
+    started = "2026-11-26T11:00:00Z"
+    clock.note([pod("a", gpus=8, phase="Failed", state=ended(1), startTime=started)])
+    clock.note([pod("b", gpus=8, attempt=1, state=ended(0), startTime=started), pod("waits", phase="Pending")])
+    assert clock.gpu_s() == 2 * 8 * 3600
+    clock.note([pod("c", gpus=0, startTime=started)])
+    assert clock.gpu_s() == 2 * 8 * 3600
+
+
+def test_news_are_said_once_and_again_when_they_change():
+    said = []
+    news = News(said.append)
+    body = {"metadata": {"name": "sr1-a", "uid": "1"}}
+    for phase in ("Pending", "Pending", "Running", "Running"):
+        news.tell(body, [pod("sr1-a-node-0", phase=phase)])
+    assert said == ["sr1-a-node-0 (node 0): Pending", "sr1-a-node-0 (node 0): Running"]
