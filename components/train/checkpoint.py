@@ -24,14 +24,13 @@ from safetensors.torch import save_file
 
 from components.contracts.errors import ManifestError, StorageError
 from components.storage import Storage
+from components.train.checkpoint_names import COMPLETE, complete_checkpoints
 from components.train.learner import Learner
 from components.train.ranks import barrier, rank, sum_over_ranks, world_size
 from components.train.shards import load_shards, shards_of
 
-COMPLETE = "_COMPLETE"
 MAX_FAILED_SAVES = 2
 """More saves in a row that fail stop the training: what it learns could be lost at any moment."""
-_NAME = re.compile(r"^(step_\d{6})/_COMPLETE$")
 _SHARD = re.compile(r"^(?P<part>\w+)-(?P<rank>\d{5})-of-(?P<world>\d{5})\.safetensors$")
 
 
@@ -93,7 +92,7 @@ class Checkpoints:
     def complete(self) -> list[str]:
         """Return the names of complete checkpoints, oldest first."""
         self.finish()
-        return self._complete()
+        return complete_checkpoints(self._storage)
 
     def save(self, learner: Learner, state: TrainState, metrics_file: Path) -> None:
         """Copy `learner` and write it beside the training; until the last file is there the previous one is the newest.
@@ -182,10 +181,6 @@ class Checkpoints:
                 self._storage.get_file(keys[number], files_of[part][-1])
         return files_of
 
-    def _complete(self) -> list[str]:
-        found = (_NAME.match(info.key) for info in self._storage.list())
-        return sorted(match.group(1) for match in found if match)
-
     def _write(self, snapshot: _Snapshot) -> None:
         """Write this rank's part beside the training and keep a failure for `finish`."""
         self._error = self._try(lambda: self._store(snapshot))
@@ -210,7 +205,7 @@ class Checkpoints:
 
     def _commit(self, snapshot: _Snapshot) -> None:
         self._storage.put_bytes(b"", f"{snapshot.name}/{COMPLETE}")
-        for name in self._complete()[:-2]:
+        for name in complete_checkpoints(self._storage)[:-2]:
             if name != snapshot.keep:
                 # The marker goes first: a half-deleted checkpoint must not look complete.
                 self._storage.delete(f"{name}/{COMPLETE}")

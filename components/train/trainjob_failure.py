@@ -5,7 +5,7 @@ from typing import Any
 
 from components.contracts.errors import ClusterError, RanksFailed, SearchR1Error
 from components.storage import open_storage
-from components.train.checkpoint import Checkpoints
+from components.train.checkpoint_names import complete_checkpoints
 from components.train.trainjob_pods import PodFailure, first_failure
 
 _ERROR_LOG_LINES = 10
@@ -20,7 +20,7 @@ _REMEDIES = {
 def newest_checkpoint(work_uri: str) -> str:
     """Return `continues from <uri>` of the newest complete checkpoint, empty when there is none."""
     storage = open_storage(work_uri)
-    complete = Checkpoints(storage).complete()
+    complete = complete_checkpoints(storage)
     return f"continues from {storage.uri(complete[-1])}" if complete else ""
 
 
