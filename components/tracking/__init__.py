@@ -2,11 +2,13 @@
 
 from components.tracking.client import open_client, run_url, tracking_boundary, without_credentials
 from components.tracking.metrics_file import METRICS_NAME, read_metrics
+from components.tracking.run import RUN_FILE
 from components.tracking.tracker import NONFINITE_METRIC, Tracker, open_tracker, silent_tracker
 
 __all__ = [
     "METRICS_NAME",
     "NONFINITE_METRIC",
+    "RUN_FILE",
     "Tracker",
     "open_client",
     "open_tracker",

@@ -34,7 +34,8 @@ ATTEMPT_METRIC = "progress/attempt"
 """Logged with every batch, so that its history tells which steps the run already has."""
 _PARENT_TAG = "mlflow.parentRunId"
 _IDENTITY_TAG = "tracker.identity"
-_RUN_FILE = "mlflow_run.json"
+RUN_FILE = "mlflow_run.json"
+"""Names the run of a folder; whoever works on in another folder brings it there."""
 _NO_STEP = -1
 _LONGEST_PARAM = 6000
 _LONGEST_TAG = 8000
@@ -140,7 +141,7 @@ def _own_run(client: "MlflowClient", tracking_uri: str, run_name: str, folder: P
         if parent:
             client.set_tag(run.info.run_id, _PARENT_TAG, parent)
     note = {"tracking_uri": without_credentials(tracking_uri), "run_id": run.info.run_id}
-    (folder / _RUN_FILE).write_text(json.dumps(note), encoding="utf-8")
+    (folder / RUN_FILE).write_text(json.dumps(note), encoding="utf-8")
     return run
 
 
@@ -149,7 +150,7 @@ def _run_of_folder(client: "MlflowClient", tracking_uri: str, folder: Path) -> "
     from mlflow.exceptions import MlflowException
 
     try:
-        note = json.loads((folder / _RUN_FILE).read_text(encoding="utf-8"))
+        note = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
         if note["tracking_uri"] != without_credentials(tracking_uri):
             return None
         run = client.get_run(note["run_id"])

@@ -16,8 +16,8 @@ from components.contracts.manifest import Manifest
 from components.contracts.question import Question
 from components.contracts.step import Step, StepContext, StepResult
 from components.search.open import check_reachable, search_client, searcher_for
-from components.storage import fetch, open_storage, publish
-from components.tracking import Tracker, open_tracker, silent_tracker
+from components.storage import Storage, fetch, open_storage, publish
+from components.tracking import RUN_FILE, Tracker, open_tracker, silent_tracker
 from components.train.checkpoint import Checkpoints, TrainState
 from components.train.config import TrainConfig
 from components.train.launch import check_gpus, launch, launched
@@ -93,7 +93,7 @@ def _train(config: TrainConfig, context: StepContext, inputs: dict[str, Manifest
     state = _resume(checkpoints, learner, metrics_file)
     with (
         search_client(searcher_for(inputs["index"], config.search), config.search, config.loop.top_k) as client,
-        _tracker(config, folder) as tracker,
+        _tracker(config, folder, storage) as tracker,
         TrainProgress(config.steps, state.step) as progress,
         StopRequest() as stop,
     ):
@@ -121,11 +121,20 @@ def _train(config: TrainConfig, context: StepContext, inputs: dict[str, Manifest
     return _publish(config, context, inputs, trainer, state, model)
 
 
-def _tracker(config: TrainConfig, folder: Path) -> Tracker:
-    """Return the tracker of the run; only the first rank speaks to a server."""
-    if rank() == 0:
-        return open_tracker(_run_name(config), folder, {"step": "train"}, config.model_dump(exclude={"launch"}))
-    return silent_tracker(folder)
+def _tracker(config: TrainConfig, folder: Path, storage: Storage) -> Tracker:
+    """Return the tracker of the run; only the first rank speaks to a server.
+
+    The run's name on the server is kept beside the checkpoints: a pod that continues has none of this one's disk.
+    """
+    if rank() != 0:
+        return silent_tracker(folder)
+    note = folder / RUN_FILE
+    if not note.exists() and storage.exists(RUN_FILE):
+        storage.get_file(RUN_FILE, note)
+    tracker = open_tracker(_run_name(config), folder, {"step": "train"}, config.model_dump(exclude={"launch"}))
+    if note.exists():
+        storage.put_bytes(note.read_bytes(), RUN_FILE)
+    return tracker
 
 
 def _announce(progress: TrainProgress, report: ProgressReport, state: TrainState, metrics: dict[str, float]) -> None:
