@@ -42,6 +42,8 @@ class Patience:
     lost_contact_s: float = 900.0
     deletion_s: float = 900.0
     """For an earlier job to go: its pods have ten minutes to save a checkpoint."""
+    log_silence_s: float = 300.0
+    """Before a log that says nothing is asked for again: the connection may be gone without a word."""
     last_log_s: float = 10.0
     """For the end of the log of a job that is over."""
 
@@ -213,7 +215,7 @@ class Cluster:
             auth_settings=["BearerToken"],
             _preload_content=False,
             _return_http_data_only=True,
-            _request_timeout=(self.patience.request_s, None),
+            _request_timeout=(self.patience.request_s, self.patience.log_silence_s),
         )
         rest = b""
         try:

@@ -31,6 +31,7 @@ def job_failed(
     tails: Mapping[str, Sequence[str]],
     record: Mapping[str, Any] | None,
     resumes: str,
+    gpu_s: float = 0.0,
 ) -> SearchR1Error:
     """Return the error of a failed job.
 
@@ -51,6 +52,8 @@ def job_failed(
     known = cause.reason if cause is not None and cause.reason in _REMEDIES else reason.partition(":")[0]
     if known in _REMEDIES:
         lines.append(f"What to do: {_REMEDIES[known]}")
+    if gpu_s:
+        lines.append(f"It took {gpu_s / 3600:.2f} GPU-hours")
     lines.append(f"A retry {resumes or 'starts from the beginning: there is no complete checkpoint yet'}")
     message = "\n".join(lines)
     return RanksFailed(message, record["exit_code"]) if said else ClusterError(message)

@@ -164,8 +164,10 @@ class _Following:
             cluster.wait_for_news(name, version)
 
     def _look_at(self, job: Object, pods: list[Pod]) -> None:
-        queued = self._cluster.workloads() if self._config.launch.queue else []
-        self._news.tell(job, pods, queued, self._cluster.warnings())
+        # What keeps pods from running; once they all do, the namespace's events are not read again and again.
+        waits = sum(pod["status"].get("phase") == "Running" for pod in pods) < self._config.parallel.num_nodes
+        queued = self._cluster.workloads() if waits and self._config.launch.queue else []
+        self._news.tell(job, pods, queued, self._cluster.warnings() if waits else [])
         self._clock.note(pods)
         first = first_rank(pods)
         if first is not None and (self._log is None or self._log.pod != name_of(first)):
@@ -207,6 +209,7 @@ class _Following:
             self._tails,
             self._submission.folder.error(),
             newest_checkpoint(self._submission.work_uri),
+            self._clock.gpu_s(),
         )
 
     def _finish_log(self) -> None:

@@ -33,6 +33,7 @@ class FakeCluster:
         self.history: list[tuple[int, str, dict]] = []
         self.requests: list[tuple[str, str]] = []
         self.story: Callable[[FakeCluster, dict], None] = lambda cluster, job: None
+        self.refusal = "it is refused here"
         self.refuse: Callable[[str, str], int | None] = lambda method, path: None
         """(method, path) -> status of a refusal; 0 breaks the connection."""
         self.broken_watches: list[str] = []
@@ -151,7 +152,7 @@ def _handler(cluster: FakeCluster) -> type[BaseHTTPRequestHandler]:
             status = cluster.refuse(method, url.path)
             if status is not None:
                 self.close_connection = True
-                return self._refuse(status, "it is refused here") if status else None
+                return self._refuse(status, cluster.refusal) if status else None
             name = url.path.rpartition("/")[2]
             match method:
                 case "POST":

@@ -56,7 +56,14 @@ FAILURES = [
     pytest.param(
         out_of_memory,
         75,
-        ["JobsFailed", "(node 1): OOMKilled, exit code 137", "line 79", "raise train.launch.memory", "step_000030"],
+        [
+            "JobsFailed",
+            "(node 1): OOMKilled, exit code 137",
+            "line 79",
+            "raise train.launch.memory",
+            "GPU-hours",
+            "step_000030",
+        ],
         id="out of memory",
     ),
     pytest.param(refused_by_a_rank, 2, ["ConfigError: no such thing", "mend it"], id="user error"),
@@ -99,6 +106,14 @@ def test_what_a_person_must_mend_is_said(cluster, train, method, path, status, s
     with pytest.raises(ConfigError) as raised:
         train()
     assert says in str(raised.value)
+
+
+def test_a_webhook_that_refuses_is_not_taken_for_a_missing_role(cluster, train):
+    cluster.refusal = 'admission webhook "validator.trainjob.trainer.kubeflow.org" denied the request: PET_NNODES'
+    cluster.refuse = refuse_first("POST", JOBS, 403)
+    with pytest.raises(ConfigError, match="refuses the job: admission webhook") as raised:
+        train()
+    assert "Role" not in str(raised.value)
 
 
 def test_a_missing_runtime_is_named(cluster, train):
