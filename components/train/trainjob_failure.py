@@ -14,6 +14,9 @@ _REMEDIES = {
     "OOMKilled": "raise train.launch.memory, or lower num_slots, micro_batch_rows or questions_per_step",
     "DeadlineExceeded": "raise train.launch.deadline_s, or start the step again: it continues",
     "Evicted": "look at the node's disk and memory; start the step again: it continues",
+    "ImagePull": "check the image of the TrainingRuntime, and the pull secret of its account",
+    "InvalidImageName": "correct the image of the TrainingRuntime",
+    "CreateContainerConfigError": "create the Secret or ConfigMap that the TrainingRuntime names",
 }
 
 
@@ -49,9 +52,8 @@ def job_failed(
         lines.append(f"It says: {record['type']}: {record['message']}")
     elif cause is not None and tails.get(cause.pod):
         lines += ["Its last lines:", *(f"  {line}" for line in tails[cause.pod][-_ERROR_LOG_LINES:])]
-    known = cause.reason if cause is not None and cause.reason in _REMEDIES else reason.partition(":")[0]
-    if known in _REMEDIES:
-        lines.append(f"What to do: {_REMEDIES[known]}")
+    why = f"{cause.reason if cause else ''} {reason}"
+    lines += [f"What to do: {remedy}" for word, remedy in _REMEDIES.items() if word in why][:1]
     if gpu_s:
         lines.append(f"It took {gpu_s / 3600:.2f} GPU-hours")
     lines.append(f"A retry {resumes or 'starts from the beginning: there is no complete checkpoint yet'}")

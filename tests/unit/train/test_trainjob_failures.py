@@ -71,7 +71,7 @@ FAILURES = [
         stopped_by_its_rules, 1, ["(node 0): Error, exit code 1", "TrainingStopped: too many"], id="rule of training"
     ),
     pytest.param(too_late, 75, ["DeadlineExceeded", "raise train.launch.deadline_s"], id="deadline"),
-    pytest.param(no_image, 75, ["could not start for", "ImagePullBackOff: Back-off"], id="image"),
+    pytest.param(no_image, 75, ["could not start for", "ImagePullBackOff: Back-off", "check the image of"], id="image"),
     pytest.param(gone, 75, ["deleted by somebody else", "starts from the beginning"], id="deleted"),
 ]
 
