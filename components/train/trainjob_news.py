@@ -33,12 +33,11 @@ class News:
         name = job["metadata"]["name"]
         for kind, text in conditions(job):
             yield f"condition {kind}", f"{name}: {text}"
-        for workload in workloads:
-            if job["metadata"].get("uid") in [
-                owner["uid"] for owner in workload["metadata"].get("ownerReferences", [])
-            ]:
-                queue = job["metadata"].get("labels", {}).get(QUEUE_LABEL, "")
-                yield "queue", f"{name}: {queue_state(workload, queue)}"
+        queue = job["metadata"].get("labels", {}).get(QUEUE_LABEL, "")
+        ours = [workload for workload in workloads if _owns(job, workload)]
+        if queue and not ours and job["spec"].get("suspend"):
+            yield "queue", f"{name}: waits for Kueue, which has not taken notice of it yet"
+        yield from (("queue", f"{name}: {queue_state(workload, queue)}") for workload in ours)
         for pod in sorted(pods, key=lambda pod: (attempt_of(pod), node_of(pod))):
             attempt = f", restart {attempt_of(pod)}" if attempt_of(pod) else ""
             yield f"pod {name_of(pod)}", f"{name_of(pod)} (node {node_of(pod)}{attempt}): {state_of(pod)}"
@@ -47,6 +46,11 @@ class News:
             if (about == name or about.startswith(f"{name}-")) and reason not in _SAID_BY_PODS:
                 message = event.get("message", "")
                 yield f"event {about} {reason} {message}", f"{about}: {reason}: {message}"
+
+
+def _owns(job: Object, workload: Object) -> bool:
+    owners = [owner["uid"] for owner in workload["metadata"].get("ownerReferences", [])]
+    return job["metadata"].get("uid") in owners
 
 
 def conditions(job: Object) -> list[tuple[str, str]]:

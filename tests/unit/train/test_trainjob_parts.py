@@ -156,7 +156,30 @@ def test_gpu_time_counts_every_attempt_and_pods_that_are_gone():
 def test_news_are_said_once_and_again_when_they_change():
     said = []
     news = News(said.append)
-    body = {"metadata": {"name": "sr1-a", "uid": "1"}}
+    body = {"metadata": {"name": "sr1-a", "uid": "1"}, "spec": {}}
     for phase in ("Pending", "Pending", "Running", "Running"):
         news.tell(body, [pod("sr1-a-node-0", phase=phase)])
     assert said == ["sr1-a-node-0 (node 0): Pending", "sr1-a-node-0 (node 0): Running"]
+
+
+WORKLOAD = {"metadata": {"ownerReferences": [{"uid": "1"}]}}
+QUEUED = [
+    pytest.param([], "waits for Kueue, which has not taken notice of it yet", id="no Kueue"),
+    pytest.param([{"metadata": {"ownerReferences": [{"uid": "2"}]}}], "waits for Kueue", id="of another job"),
+    pytest.param([WORKLOAD], "waits in queue gpu: for its turn", id="new"),
+    pytest.param(
+        [WORKLOAD | {"status": {"conditions": [{"type": "Evicted", "status": "True", "reason": "Preempted"}]}}],
+        "evicted from queue gpu (Preempted)",
+        id="preempted",
+    ),
+]
+
+
+@pytest.mark.parametrize(("workloads", "line"), QUEUED)
+def test_the_place_in_the_queue_is_told(workloads, line):
+    said = []
+    labels = {"kueue.x-k8s.io/queue-name": "gpu"}
+    body = {"metadata": {"name": "a", "uid": "1", "labels": labels}, "spec": {"suspend": True}}
+    News(said.append).tell(body, [], workloads)
+    (told,) = said
+    assert told.startswith(f"a: {line}")
