@@ -131,27 +131,19 @@ class Cluster:
         server no longer knows the version (410); a watch that breaks again and again is tried more and more rarely.
         """
         began_s = time.monotonic()
-        watch = Watch().stream(
+        news = self._listen(
             self._custom.list_namespaced_custom_object,
-            GROUP,
-            VERSION,
-            self.namespace,
-            "trainjobs",
+            *(GROUP, VERSION, self.namespace, "trainjobs"),
             field_selector=f"metadata.name={name}",
             resource_version=version,
-            timeout_seconds=self.patience.watch_s,
-            _request_timeout=(self.patience.request_s, self.patience.watch_s + self.patience.request_s),
         )
-        try:
-            heard = next(watch, None) is not None
-            watch.close()
-        except (ApiException, urllib3.exceptions.HTTPError, ValueError, KeyError):
-            heard = False
+        heard = next(news, None) is not None
+        news.close()
         if heard or time.monotonic() - began_s >= self.patience.watch_s / 2:
             self._drops = 0
             return
         self._drops += 1
-        time.sleep(self._back_off_s(self._drops))
+        time.sleep(self.back_off_s(self._drops))
 
     def adopt(self, name: str) -> None:
         """Make this step's pod the owner of a job that another pod made: the job would go with that one."""
@@ -178,11 +170,23 @@ class Cluster:
 
     def pods(self, name: str) -> list[Object]:
         """Return the pods of the job."""
-        return self._items(self._core.list_namespaced_pod, "list pods", label_selector=_PODS_OF.format(name))
+        return self._list(self._core.list_namespaced_pod, "list pods", label_selector=_PODS_OF.format(name))["items"]
+
+    def pod_changes(self, name: str) -> Iterator[Object]:
+        """Yield the pods of the job as they are, then each as it changes or goes, for `patience.watch_s` at most."""
+        selector = _PODS_OF.format(name)
+        found = self._list(self._core.list_namespaced_pod, "list pods", label_selector=selector)
+        yield from found["items"]
+        yield from self._listen(
+            self._core.list_namespaced_pod,
+            self.namespace,
+            label_selector=selector,
+            resource_version=found["metadata"]["resourceVersion"],
+        )
 
     def warnings(self) -> list[Object]:
         """Return the namespace's events of type Warning."""
-        return self._items(self._core.list_namespaced_event, "list events", field_selector="type=Warning")
+        return self._list(self._core.list_namespaced_event, "list events", field_selector="type=Warning")["items"]
 
     def workloads(self) -> list[Object]:
         """Return Kueue's workloads; none where Kueue is not installed or may not be asked: it only explains waiting."""
@@ -236,12 +240,32 @@ class Cluster:
             return [f"(no log: {_message(error)})"]
         return (text or "").splitlines()
 
-    def _items(self, function: Callable[..., Any], what: str, **selectors: str) -> list[Object]:
+    def back_off_s(self, tries: int) -> float:
+        """Return how long to wait after so many failed tries, a little at random."""
+        longest_s = min(self.patience.longest_back_off_s, self.patience.first_back_off_s * 2 ** min(tries - 1, 20))
+        return longest_s * random.uniform(0.5, 1.0)
+
+    def _listen(self, function: Callable[..., Any], *arguments: str, **selectors: str) -> Iterator[Object]:
+        """Yield objects as they change; a broken connection or an expired version is an early end."""
+        limits_s = (self.patience.request_s, self.patience.watch_s + self.patience.request_s)
+        try:
+            for event in Watch(return_type=object).stream(
+                function,
+                *arguments,
+                timeout_seconds=self.patience.watch_s,
+                _request_timeout=limits_s,
+                **selectors,
+            ):
+                yield event["raw_object"]
+        except (ApiException, urllib3.exceptions.HTTPError, ValueError, KeyError):
+            return
+
+    def _list(self, function: Callable[..., Any], what: str, **selectors: str) -> Object:
         try:
             answer = self._call(function, self.namespace, _preload_content=False, **selectors)
         except ApiException as error:
             raise self._explained(error, what) from None
-        return json.loads(answer.data)["items"]
+        return json.loads(answer.data)
 
     def _custom_call(self, function: Callable[..., Any], plural: str, *arguments: Any, **named: Any) -> Any:
         return self._call(function, GROUP, VERSION, self.namespace, plural, *arguments, **named)
@@ -263,7 +287,7 @@ class Cluster:
             except urllib3.exceptions.HTTPError as error:
                 reason = str(error)
             tries += 1
-            delay_s = self._back_off_s(tries)
+            delay_s = self.back_off_s(tries)
             if time.monotonic() + delay_s > limit_s:
                 raise ClusterError(
                     f"the API server has not answered for {self.patience.lost_contact_s:.0f} s: {reason}. "
@@ -272,10 +296,6 @@ class Cluster:
             if tries == 1:
                 print(f"the API server does not answer, trying again: {reason}", flush=True)
             time.sleep(delay_s)
-
-    def _back_off_s(self, tries: int) -> float:
-        longest_s = min(self.patience.longest_back_off_s, self.patience.first_back_off_s * 2 ** min(tries - 1, 20))
-        return longest_s * random.uniform(0.5, 1.0)
 
     def _explained(self, error: ApiException, what: str) -> ConfigError | ClusterError:
         """Return what a refusal means to a person."""

@@ -1,6 +1,7 @@
 """What is new about a training job, said once: conditions, pods, its place in the queue, warnings of the cluster."""
 
-from collections.abc import Callable, Iterable, Iterator
+import threading
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from components.train.trainjob import QUEUE_LABEL
@@ -12,40 +13,40 @@ _SAID_BY_PODS = {"FailedScheduling", "BackOff", "Failed", "ErrImagePull"}
 
 
 class News:
-    """Says every line about a subject when it differs from the last one about it."""
+    """Says every line about a subject when it differs from the last one about it; from any thread."""
 
     def __init__(self, say: Callable[[str], None] = lambda line: print(line, flush=True)) -> None:
         self._say = say
         self._last: dict[str, str] = {}
+        self._lock = threading.Lock()
 
-    def tell(
-        self, job: Object, pods: Iterable[Pod], workloads: Iterable[Object] = (), warnings: Iterable[Object] = ()
-    ) -> None:
-        """Say what has changed since the last call."""
-        for subject, line in self._lines(job, pods, workloads, warnings):
-            if self._last.get(subject) != line:
-                self._last[subject] = line
-                self._say(line)
+    def tell_pod(self, pod: Pod) -> None:
+        """Say how a pod fares."""
+        attempt = f", restart {attempt_of(pod)}" if attempt_of(pod) else ""
+        self._tell(f"pod {name_of(pod)}", f"{name_of(pod)} (node {node_of(pod)}{attempt}): {state_of(pod)}")
 
-    def _lines(
-        self, job: Object, pods: Iterable[Pod], workloads: Iterable[Object], warnings: Iterable[Object]
-    ) -> Iterator[tuple[str, str]]:
+    def tell_job(self, job: Object, workloads: Iterable[Object] = (), warnings: Iterable[Object] = ()) -> None:
+        """Say the conditions of a job, its place in the queue, and what the cluster warns of."""
         name = job["metadata"]["name"]
         for kind, text in conditions(job):
-            yield f"condition {kind}", f"{name}: {text}"
+            self._tell(f"condition {kind}", f"{name}: {text}")
         queue = job["metadata"].get("labels", {}).get(QUEUE_LABEL, "")
         ours = [workload for workload in workloads if _owns(job, workload)]
         if queue and not ours and job["spec"].get("suspend"):
-            yield "queue", f"{name}: waits for Kueue, which has not taken notice of it yet"
-        yield from (("queue", f"{name}: {queue_state(workload, queue)}") for workload in ours)
-        for pod in sorted(pods, key=lambda pod: (attempt_of(pod), node_of(pod))):
-            attempt = f", restart {attempt_of(pod)}" if attempt_of(pod) else ""
-            yield f"pod {name_of(pod)}", f"{name_of(pod)} (node {node_of(pod)}{attempt}): {state_of(pod)}"
+            self._tell("queue", f"{name}: waits for Kueue, which has not taken notice of it yet")
+        for workload in ours:
+            self._tell("queue", f"{name}: {queue_state(workload, queue)}")
         for event in warnings:
             about, reason = event["involvedObject"].get("name", ""), event.get("reason", "")
             if (about == name or about.startswith(f"{name}-")) and reason not in _SAID_BY_PODS:
-                message = event.get("message", "")
-                yield f"event {about} {reason} {message}", f"{about}: {reason}: {message}"
+                line = f"{about}: {reason}: {event.get('message', '')}"
+                self._tell(f"event {line}", line)
+
+    def _tell(self, subject: str, line: str) -> None:
+        with self._lock:
+            if self._last.get(subject) != line:
+                self._last[subject] = line
+                self._say(line)
 
 
 def _owns(job: Object, workload: Object) -> bool:

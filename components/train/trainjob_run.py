@@ -24,18 +24,10 @@ from components.train.trainjob_cluster import Cluster, Patience
 from components.train.trainjob_failure import job_failed, newest_checkpoint
 from components.train.trainjob_logs import PodLog
 from components.train.trainjob_news import News
-from components.train.trainjob_pods import (
-    GpuClock,
-    Pod,
-    PodFailure,
-    failure_of,
-    first_rank,
-    name_of,
-    stuck_reason,
-)
+from components.train.trainjob_pods import Pod, first_rank, name_of, stuck_reason
+from components.train.trainjob_watch import PodWatch
 
 Object = dict[str, Any]
-FAILED_LOG_LINES = 50
 _USER_ERROR = 2
 
 
@@ -136,10 +128,9 @@ class _Following:
 
     def __init__(self, cluster: Cluster, submission: Submission, config: TrainConfig) -> None:
         self._cluster, self._submission, self._config = cluster, submission, config
-        self._news, self._clock = News(), GpuClock()
+        self._news = News()
+        self._pods = PodWatch(cluster, submission.name, self._news)
         self._log: PodLog | None = None
-        self._failures: dict[str, PodFailure] = {}
-        self._tails: dict[str, list[str]] = {}
         self._stuck_since_s: dict[str, float] = {}
 
     def to_the_end(self) -> float:
@@ -148,6 +139,12 @@ class _Following:
         Raises:
             RanksFailed, ClusterError, ConfigError: it failed or cannot succeed.
         """
+        try:
+            return self._follow()
+        finally:
+            self._pods.finish()
+
+    def _follow(self) -> float:
         cluster, name = self._cluster, self._submission.name
         while True:
             job, version = cluster.job(name)
@@ -157,7 +154,7 @@ class _Following:
             self._look_at(job, pods)
             if has_condition(job, "Complete"):
                 self._finish_log()
-                return self._clock.gpu_s()
+                return self._pods.clock.gpu_s()
             if has_condition(job, "Failed"):
                 raise self._failed(_said(job, "Failed"))
             self._refuse_the_hopeless(pods)
@@ -167,18 +164,13 @@ class _Following:
         # What keeps pods from running; once they all do, the namespace's events are not read again and again.
         waits = sum(pod["status"].get("phase") == "Running" for pod in pods) < self._config.parallel.num_nodes
         queued = self._cluster.workloads() if waits and self._config.launch.queue else []
-        self._news.tell(job, pods, queued, self._cluster.warnings() if waits else [])
-        self._clock.note(pods)
+        self._news.tell_job(job, queued, self._cluster.warnings() if waits else [])
+        for pod in pods:
+            self._pods.note(pod)
         first = first_rank(pods)
         if first is not None and (self._log is None or self._log.pod != name_of(first)):
             self._finish_log()
             self._log = PodLog(self._cluster, name_of(first))
-        for pod in pods:
-            failed = failure_of(pod)
-            if failed is not None and failed.pod not in self._failures:
-                # Read now: a restart takes the pod away, and its log with it.
-                self._failures[failed.pod] = failed
-                self._tails[failed.pod] = self._cluster.last_lines(failed.pod, FAILED_LOG_LINES)
 
     def _refuse_the_hopeless(self, pods: list[Pod]) -> None:
         """End a job whose next attempts would end like this one.
@@ -186,7 +178,7 @@ class _Following:
         Raises:
             ConfigError, ClusterError: that is so.
         """
-        record = self._submission.folder.error() if self._failures else None
+        record = self._submission.folder.error() if self._pods.failures else None
         if record is not None and record["exit_code"] == _USER_ERROR:
             self._cluster.delete(self._submission.name)
             raise self._failed("a rank refused its settings or inputs")
@@ -200,16 +192,16 @@ class _Following:
 
     def _failed(self, reason: str) -> SearchR1Error:
         self._finish_log()
-        for pod, lines in self._tails.items():
-            print(f"--- the last {len(lines)} lines of {self._failures[pod]}", *lines, "---", sep="\n", flush=True)
+        for pod, lines in self._pods.last_lines.items():
+            print(f"--- the last {len(lines)} lines of {self._pods.failures[pod]}", *lines, "---", sep="\n", flush=True)
         return job_failed(
             f"{self._cluster.namespace}/{self._submission.name}",
             reason,
-            list(self._failures.values()),
-            self._tails,
+            list(self._pods.failures.values()),
+            self._pods.last_lines,
             self._submission.folder.error(),
             newest_checkpoint(self._submission.work_uri),
-            self._clock.gpu_s(),
+            self._pods.clock.gpu_s(),
         )
 
     def _finish_log(self) -> None:

@@ -30,14 +30,15 @@ class FakeCluster:
         self.events: list[dict] = []
         self.workloads: list[dict] = []
         self.version = 1
-        self.history: list[tuple[int, str, dict]] = []
+        self.history: list[tuple[int, str, str, dict]] = []
+        """(version, resource, type, object) of every change."""
         self.requests: list[tuple[str, str]] = []
         self.story: Callable[[FakeCluster, dict], None] = lambda cluster, job: None
         self.refusal = "it is refused here"
         self.refuse: Callable[[str, str], int | None] = lambda method, path: None
         """(method, path) -> status of a refusal; 0 breaks the connection."""
-        self.broken_watches: list[str] = []
-        """What the next watches do instead: `drop` or `gone`."""
+        self.broken_watches: dict[str, list[str]] = {}
+        """Resource -> what the next watches of it do instead: `drop` or `gone`."""
         self.broken_logs: list[int] = []
         """After how many lines the next log streams break."""
         self.deletion_s = 0.05
@@ -50,14 +51,23 @@ class FakeCluster:
         return body
 
     def put(self, kind: str, job: dict) -> None:
+        self._change("trainjobs", self.jobs, kind, job)
+
+    def _change(self, resource: str, held: dict[str, dict], kind: str, item: dict) -> None:
         with self.changed:
             self.version += 1
-            job["metadata"]["resourceVersion"] = str(self.version)
-            self.jobs[job["metadata"]["name"]] = job
+            item["metadata"]["resourceVersion"] = str(self.version)
+            held[item["metadata"]["name"]] = item
             if kind == "DELETED":
-                self.jobs.pop(job["metadata"]["name"])
-            self.history.append((self.version, kind, json.loads(json.dumps(job))))
+                held.pop(item["metadata"]["name"])
+            self.history.append((self.version, resource, kind, json.loads(json.dumps(item))))
             self.changed.notify_all()
+
+    def take_pods(self) -> None:
+        """Let all pods go, with their logs."""
+        for name, pod in list(self.pods.items()):
+            self.logs.pop(name)
+            self._change("pods", self.pods, "DELETED", pod)
 
     def delete(self, name: str) -> None:
         """Take the job away once its pods have ended, as a foreground deletion does."""
@@ -67,7 +77,7 @@ class FakeCluster:
 
         def go() -> None:
             time.sleep(self.deletion_s)
-            self.pods.clear()
+            self.take_pods()
             self.put("DELETED", job)
 
         threading.Thread(target=go, daemon=True).start()
@@ -81,7 +91,7 @@ class FakeCluster:
         self.put("MODIFIED", job)
 
     def pod(self, job: dict, node: int = 0, *, phase: str = "Running", attempt: int = 0, **status: object) -> str:
-        """Make or change the pod of a node and return its name; its job's status changes with it."""
+        """Make or change the pod of a node and return its name."""
         name = f"{job['metadata']['name']}-node-0-{node}-{attempt}"
         labels = {
             "jobset.sigs.k8s.io/jobset-name": job["metadata"]["name"],
@@ -89,13 +99,13 @@ class FakeCluster:
             ATTEMPT: str(attempt),
         }
         limits = job["spec"]["trainer"]["resourcesPerNode"]["limits"]
-        self.pods[name] = {
+        pod = {
             "metadata": {"name": name, "uid": name, "labels": labels},
             "spec": {"containers": [{"name": "node", "resources": {"limits": limits}}]},
             "status": {"phase": phase} | status,
         }
         self.logs.setdefault(name, [])
-        self.put("MODIFIED", job)
+        self._change("pods", self.pods, "MODIFIED", pod)
         return name
 
     def say(self, pod: str, *lines: str) -> None:
@@ -175,7 +185,7 @@ def _handler(cluster: FakeCluster) -> type[BaseHTTPRequestHandler]:
             if log := re.fullmatch(PODS + "/([^/]+)/log", path):
                 return self._log(log[1], query)
             if query.get("watch"):
-                return self._watch(query)
+                return self._watch(path.rpartition("/")[2], query)
             match path.rpartition("/")[2]:
                 case "trainjobs":
                     name = query["fieldSelector"].removeprefix("metadata.name=")
@@ -192,8 +202,9 @@ def _handler(cluster: FakeCluster) -> type[BaseHTTPRequestHandler]:
                     return self._refuse(404, f"{path} not found")
             return self._send({"items": found, "metadata": {"resourceVersion": str(cluster.version)}})
 
-        def _watch(self, query: dict[str, str]) -> None:
-            how = cluster.broken_watches.pop(0) if cluster.broken_watches else ""
+        def _watch(self, resource: str, query: dict[str, str]) -> None:
+            broken = cluster.broken_watches.get(resource, [])
+            how = broken.pop(0) if broken else ""
             self._start()
             if how == "gone":
                 error = {"kind": "Status", "code": 410, "reason": "Expired", "message": "too old resource version"}
@@ -204,12 +215,12 @@ def _handler(cluster: FakeCluster) -> type[BaseHTTPRequestHandler]:
             seen, limit_s = int(query["resourceVersion"]), time.monotonic() + int(query["timeoutSeconds"])
             while (left_s := limit_s - time.monotonic()) > 0:
                 with cluster.changed:
-                    news = [entry for entry in cluster.history if entry[0] > seen]
+                    news = [entry for entry in cluster.history if entry[0] > seen and entry[1] == resource]
                     if not news:
                         cluster.changed.wait(left_s)
-                for version, kind, job in news:
+                for version, _, kind, item in news:
                     seen = version
-                    self._chunk(json.dumps({"type": kind, "object": job}) + "\n")
+                    self._chunk(json.dumps({"type": kind, "object": item}) + "\n")
             self._chunk("")
 
         def _log(self, pod: str, query: dict[str, str]) -> None:

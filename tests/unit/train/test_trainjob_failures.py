@@ -102,7 +102,7 @@ REFUSALS = [
 
 @pytest.mark.parametrize(("method", "path", "status", "says"), REFUSALS)
 def test_what_a_person_must_mend_is_said(cluster, train, method, path, status, says):
-    cluster.refuse = refuse_first(method, path, status)
+    cluster.refuse = refuse_first(method, path, *[status] * 100)
     with pytest.raises(ConfigError) as raised:
         train()
     assert says in str(raised.value)

@@ -156,9 +156,8 @@ def test_gpu_time_counts_every_attempt_and_pods_that_are_gone():
 def test_news_are_said_once_and_again_when_they_change():
     said = []
     news = News(said.append)
-    body = {"metadata": {"name": "sr1-a", "uid": "1"}, "spec": {}}
     for phase in ("Pending", "Pending", "Running", "Running"):
-        news.tell(body, [pod("sr1-a-node-0", phase=phase)])
+        news.tell_pod(pod("sr1-a-node-0", phase=phase))
     assert said == ["sr1-a-node-0 (node 0): Pending", "sr1-a-node-0 (node 0): Running"]
 
 
@@ -180,6 +179,6 @@ def test_the_place_in_the_queue_is_told(workloads, line):
     said = []
     labels = {"kueue.x-k8s.io/queue-name": "gpu"}
     body = {"metadata": {"name": "a", "uid": "1", "labels": labels}, "spec": {"suspend": True}}
-    News(said.append).tell(body, [], workloads)
+    News(said.append).tell_job(body, workloads)
     (told,) = said
     assert told.startswith(f"a: {line}")
