@@ -143,6 +143,9 @@ class LaunchConfig(StepConfig):
     """Requested for a pod, and its limit."""
     queue: ObjectName | Literal[""] = ""
     """Kueue's queue of the namespace that the job waits in; empty starts it at once."""
+    retriever_in_job: bool = False
+    """The runtime brings a retriever of its own (manifests/components/retriever-in-job): the job names this run's
+    index to it."""
     deadline_s: int = Field(default=7 * 24 * 3600, ge=60)
     """Longest time of a job from its admission; it then ends and a retry continues from its last checkpoint."""
     image_patience_s: float = Field(default=900, ge=0)

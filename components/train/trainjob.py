@@ -26,7 +26,9 @@ def job_name(run_id: str, work_key: str) -> str:
     return f"sr1-{hashlib.sha1(f'{run_id}/{work_key}'.encode()).hexdigest()[:10]}"
 
 
-def train_job(config: TrainConfig, name: str, folder_uri: str, environment: Mapping[str, str]) -> dict[str, Any]:
+def train_job(
+    config: TrainConfig, name: str, folder_uri: str, index_manifest_uri: str, environment: Mapping[str, str]
+) -> dict[str, Any]:
     """Return the job that trains what the folder at `folder_uri` describes; see manifests/samples/train-job.yaml.
 
     `environment` is that of the step: the run's identity and the step's pod, which will own the job, are read there.
@@ -49,6 +51,8 @@ def train_job(config: TrainConfig, name: str, folder_uri: str, environment: Mapp
     if config.launch.queue:
         # Kueue lets the job go when there is room.
         spec["suspend"] = True
+    if config.launch.retriever_in_job:
+        spec["runtimePatches"] = [_retriever_patch(index_manifest_uri)]
     metadata = {"name": name, "labels": labels, "ownerReferences": owners(environment)}
     return {"apiVersion": f"{GROUP}/{VERSION}", "kind": "TrainJob", "metadata": metadata, "spec": spec}
 
@@ -57,6 +61,17 @@ def owners(environment: Mapping[str, str] = os.environ) -> list[dict[str, str]]:
     """Return the reference to this step's pod, so that the job goes when it does; none outside a cluster."""
     name, uid = environment.get("SEARCHR1_POD_NAME", ""), environment.get("SEARCHR1_POD_UID", "")
     return [{"apiVersion": "v1", "kind": "Pod", "name": name, "uid": uid}] if name and uid else []
+
+
+def _retriever_patch(index_manifest_uri: str) -> dict[str, Any]:
+    """Return what tells the retriever of the job which index it serves."""
+    variable = {"name": "SEARCHR1_INDEX_MANIFEST_URI", "value": index_manifest_uri}
+    pod = {"spec": {"containers": [{"name": "retriever", "env": [variable]}]}}
+    jobs = [{"name": "retriever", "template": {"spec": {"template": pod}}}]
+    return {
+        "manager": "searchr1/pipeline",
+        "trainingRuntimeSpec": {"template": {"spec": {"replicatedJobs": jobs}}},
+    }
 
 
 def _resources(config: TrainConfig) -> dict[str, dict[str, str]]:

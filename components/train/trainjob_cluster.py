@@ -230,11 +230,11 @@ class Cluster:
             response.close()
             response.release_conn()
 
-    def last_lines(self, pod: str, count: int) -> list[str]:
+    def last_lines(self, pod: str, container: str, count: int) -> list[str]:
         """Return the last lines of a pod's log, without time stamps; one that says why when it is gone."""
         try:
             text = self._call(
-                self._core.read_namespaced_pod_log, pod, self.namespace, container="node", tail_lines=count
+                self._core.read_namespaced_pod_log, pod, self.namespace, container=container, tail_lines=count
             )
         except ApiException as error:
             return [f"(no log: {_message(error)})"]

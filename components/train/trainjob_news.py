@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from components.train.trainjob import QUEUE_LABEL
-from components.train.trainjob_pods import Pod, attempt_of, name_of, node_of, state_of
+from components.train.trainjob_pods import Pod, attempt_of, name_of, place_of, state_of
 
 Object = dict[str, Any]
 _SAID_BY_PODS = {"FailedScheduling", "BackOff", "Failed", "ErrImagePull"}
@@ -23,7 +23,7 @@ class News:
     def tell_pod(self, pod: Pod) -> None:
         """Say how a pod fares."""
         attempt = f", restart {attempt_of(pod)}" if attempt_of(pod) else ""
-        self._tell(f"pod {name_of(pod)}", f"{name_of(pod)} (node {node_of(pod)}{attempt}): {state_of(pod)}")
+        self._tell(f"pod {name_of(pod)}", f"{name_of(pod)} ({place_of(pod)}{attempt}): {state_of(pod)}")
 
     def tell_job(self, job: Object, workloads: Iterable[Object] = (), warnings: Iterable[Object] = ()) -> None:
         """Say the conditions of a job, its place in the queue, and what the cluster warns of."""

@@ -18,6 +18,7 @@ STUCK = {
 }
 """Reasons of a waiting container that waiting seldom mends."""
 _INDEX_LABEL = "batch.kubernetes.io/job-completion-index"
+_PART_LABEL, _NODE = "jobset.sigs.k8s.io/replicatedjob-name", "node"
 _ATTEMPT_LABEL = "jobset.sigs.k8s.io/restart-attempt"
 _TERMINATED = 143
 
@@ -27,8 +28,8 @@ class PodFailure:
     """How a pod ended that should not have."""
 
     pod: str
-    node: int
-    """Which of the job's nodes it was."""
+    place: str
+    """Its part in the job: `node 0` holds the first rank."""
     attempt: int
     """How often the job had been restarted before."""
     reason: str
@@ -44,7 +45,7 @@ class PodFailure:
 
     def __str__(self) -> str:
         code = "no exit code" if self.exit_code is None else f"exit code {self.exit_code}"
-        return f"pod {self.pod} (node {self.node}): {self.reason}, {code}"
+        return f"pod {self.pod} ({self.place}): {self.reason}, {code}"
 
 
 def name_of(pod: Pod) -> str:
@@ -52,9 +53,19 @@ def name_of(pod: Pod) -> str:
     return pod["metadata"]["name"]
 
 
-def node_of(pod: Pod) -> int:
-    """Return which node of the job the pod is; 0 holds the first rank."""
-    return int(_labels(pod).get(_INDEX_LABEL, 0))
+def part_of(pod: Pod) -> str:
+    """Return which replicated job of the runtime the pod belongs to, which is the name of its container too."""
+    return _labels(pod).get(_PART_LABEL, _NODE)
+
+
+def is_node(pod: Pod) -> bool:
+    """Return whether ranks run in the pod; a retriever of the job's own has none."""
+    return part_of(pod) == _NODE
+
+
+def place_of(pod: Pod) -> str:
+    """Return the part of the pod in its job, for people: `node 0` holds the first rank."""
+    return f"{part_of(pod)} {_labels(pod).get(_INDEX_LABEL, 0)}"
 
 
 def attempt_of(pod: Pod) -> int:
@@ -64,9 +75,8 @@ def attempt_of(pod: Pod) -> int:
 
 def first_rank(pods: Iterable[Pod]) -> Pod | None:
     """Return the newest pod that holds the first rank and has started, if there is one."""
-    found = [
-        pod for pod in pods if node_of(pod) == 0 and pod["status"].get("phase") in ("Running", "Succeeded", "Failed")
-    ]
+    started = [pod for pod in pods if pod["status"].get("phase") in ("Running", "Succeeded", "Failed")]
+    found = [pod for pod in started if place_of(pod) == f"{_NODE} 0"]
     return max(found, key=lambda pod: (attempt_of(pod), pod["metadata"].get("creationTimestamp", "")), default=None)
 
 
@@ -93,14 +103,15 @@ def stuck_reason(pod: Pod) -> str:
 def failure_of(pod: Pod) -> PodFailure | None:
     """Return how the pod failed, None where it did not."""
     ended = next((state for state in _container_states(pod, "terminated") if state.get("exitCode")), {})
-    if not ended and pod["status"].get("phase") != "Failed":
+    # A retriever that ends is started again in its pod; a node is not.
+    if pod["status"].get("phase") != "Failed" and not (ended and is_node(pod)):
         return None
     disrupted = next((c for c in pod["status"].get("conditions", []) if c["type"] == "DisruptionTarget"), {})
     reason = disrupted.get("reason") or pod["status"].get("reason") or ended.get("reason") or "Error"
     if ended.get("reason") == "OOMKilled":
         reason = "OOMKilled"
     finished = ended.get("finishedAt") or ""
-    return PodFailure(name_of(pod), node_of(pod), attempt_of(pod), reason, ended.get("exitCode"), finished)
+    return PodFailure(name_of(pod), place_of(pod), attempt_of(pod), reason, ended.get("exitCode"), finished)
 
 
 def first_failure(failures: Iterable[PodFailure]) -> PodFailure | None:
@@ -115,7 +126,7 @@ def first_failure(failures: Iterable[PodFailure]) -> PodFailure | None:
     # A time that is not known is later than all that are.
     return min(
         latest,
-        key=lambda f: (not f.was_killed, f.exit_code == _TERMINATED, f.finished or "9", f.node),
+        key=lambda f: (not f.was_killed, f.exit_code == _TERMINATED, f.finished or "9", f.place),
         default=None,
     )
 

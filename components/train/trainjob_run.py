@@ -16,6 +16,7 @@ from typing import Any
 from components.contracts.errors import ClusterError, ConfigError, SearchR1Error, StoppedBySignal
 from components.contracts.manifest import Manifest
 from components.contracts.step import StepContext, StepResult
+from components.storage.store import MANIFEST_NAME
 from components.train.config import TrainConfig
 from components.train.gpu_hours import with_gpu_hours
 from components.train.job_folder import JobFolder
@@ -24,7 +25,7 @@ from components.train.trainjob_cluster import Cluster, Patience
 from components.train.trainjob_failure import job_failed, newest_checkpoint
 from components.train.trainjob_logs import PodLog
 from components.train.trainjob_news import News
-from components.train.trainjob_pods import Pod, first_rank, name_of, stuck_reason
+from components.train.trainjob_pods import Pod, first_rank, is_node, name_of, stuck_reason
 from components.train.trainjob_watch import PodWatch
 
 Object = dict[str, Any]
@@ -81,7 +82,9 @@ def _submission(config: TrainConfig, context: StepContext, inputs: Mapping[str, 
     name = job_name(os.environ.get(RUN_ID_VARIABLE, ""), context.work_key(dict(inputs)))
     work_uri = context.work_uri(dict(inputs))
     folder = JobFolder(f"{work_uri}/launch/{name}")
-    return Submission(name, train_job(config, name, folder.uri, os.environ), folder, work_uri)
+    index_manifest_uri = f"{inputs['index'].uri.rstrip('/')}/{MANIFEST_NAME}"
+    body = train_job(config, name, folder.uri, index_manifest_uri, os.environ)
+    return Submission(name, body, folder, work_uri)
 
 
 def _submit_or_adopt(cluster: Cluster, submission: Submission) -> None:
@@ -162,7 +165,8 @@ class _Following:
 
     def _look_at(self, job: Object, pods: list[Pod]) -> None:
         # What keeps pods from running; once they all do, the namespace's events are not read again and again.
-        waits = sum(pod["status"].get("phase") == "Running" for pod in pods) < self._config.parallel.num_nodes
+        running = sum(is_node(pod) and pod["status"].get("phase") == "Running" for pod in pods)
+        waits = running < self._config.parallel.num_nodes
         queued = self._cluster.workloads() if waits and self._config.launch.queue else []
         self._news.tell_job(job, queued, self._cluster.warnings() if waits else [])
         for pod in pods:

@@ -6,7 +6,7 @@ import time
 from components.contracts.errors import SearchR1Error
 from components.train.trainjob_cluster import Cluster
 from components.train.trainjob_news import News
-from components.train.trainjob_pods import GpuClock, Pod, PodFailure, failure_of
+from components.train.trainjob_pods import GpuClock, Pod, PodFailure, failure_of, name_of, part_of
 
 FAILED_LOG_LINES = 50
 
@@ -22,20 +22,24 @@ class PodWatch:
         self.failures: dict[str, PodFailure] = {}
         self.last_lines: dict[str, list[str]] = {}
         self._cluster, self._job, self._news = cluster, job, news
+        self._versions: dict[str, int] = {}
         self._lock, self._over = threading.Lock(), threading.Event()
         threading.Thread(target=self._watch, name=f"pods of {job}", daemon=True).start()
 
     def note(self, pod: Pod) -> None:
         """Take a pod as it is now."""
+        version = int(pod["metadata"].get("resourceVersion", 0))
         with self._lock:
-            if self._over.is_set():
+            # A list may be older than what the watch has said since.
+            if self._over.is_set() or version < self._versions.get(name_of(pod), 0):
                 return
+            self._versions[name_of(pod)] = version
             self._news.tell_pod(pod)
             self.clock.note([pod])
             failed = failure_of(pod)
             if failed is not None and failed.pod not in self.failures:
                 self.failures[failed.pod] = failed
-                self.last_lines[failed.pod] = self._cluster.last_lines(failed.pod, FAILED_LOG_LINES)
+                self.last_lines[failed.pod] = self._cluster.last_lines(failed.pod, part_of(pod), FAILED_LOG_LINES)
 
     def finish(self) -> None:
         """Note nothing more; waits for nobody."""

@@ -17,12 +17,14 @@ POD = {"SEARCHR1_RUN_ID": "run", "SEARCHR1_POD_NAME": "pod", "SEARCHR1_POD_UID":
 JOBS = [
     pytest.param({"parallel": {"num_nodes": 2, "gpus_per_node": 8}, "launch": {"queue": "gpu"}}, POD, id="queue"),
     pytest.param({"parallel": {"num_nodes": 2, "cpu_ranks": 2}}, POD, id="CPUs"),
+    pytest.param({"launch": {"retriever_in_job": True}}, POD, id="retriever"),
     pytest.param({"parallel": {"gpus_per_node": 1}}, {}, id="outside a cluster"),
 ]
 
 
 def job(values, environment):
-    return train_job(TrainConfig.parse(values), "sr1-0123456789", "s3://bucket/folder", environment)
+    config = TrainConfig.parse(values)
+    return train_job(config, "sr1-0123456789", "s3://bucket/folder", "s3://bucket/index/manifest.json", environment)
 
 
 @pytest.mark.parametrize(("values", "environment"), JOBS)

@@ -113,6 +113,13 @@ class FakeCluster:
             self.logs[pod] += [(now(), line) for line in lines]
             self.changed.notify_all()
 
+    def wait_until_seen(self, resource: str) -> None:
+        """Wait until a client has asked for the resource, knowing all that has happened so far."""
+        asked = sum(path.endswith(resource) for _, path in self.requests)
+        # The first of two may have been under way already.
+        while sum(path.endswith(resource) for _, path in self.requests) < asked + 2:
+            time.sleep(0.01)
+
     def count(self, method: str, path: str) -> int:
         return sum(m == method and p.startswith(path) for m, p in self.requests)
 

@@ -8,10 +8,10 @@ import yaml
 from components.train.config import TrainConfig
 from components.train.trainjob import train_job
 from components.train.trainjob_news import News
-from components.train.trainjob_pods import GpuClock, failure_of, first_failure, state_of, stuck_reason
+from components.train.trainjob_pods import GpuClock, failure_of, first_failure, first_rank, state_of, stuck_reason
 
-SAMPLE = Path(__file__).parents[3] / "manifests" / "samples" / "train-job.yaml"
-RUNTIME = SAMPLE.parents[1] / "base" / "training-runtime.yaml"
+SAMPLES = Path(__file__).parents[3] / "manifests" / "samples"
+RUNTIME = SAMPLES.parent / "base" / "training-runtime.yaml"
 ENVIRONMENT = {
     "SEARCHR1_RUN_ID": "f81d4fae-7dec-11d0-a765-00a0c91e6bf6",
     "SEARCHR1_POD_NAME": "search-r1-x7k2p-system-container-impl-1234567890",
@@ -28,14 +28,22 @@ def job(**launch) -> dict:
             "parallel": {"num_nodes": 2, "gpus_per_node": 8},
         }
     )
-    return train_job(config, "sr1-0123456789", FOLDER, ENVIRONMENT)
+    return train_job(config, "sr1-0123456789", FOLDER, INDEX, ENVIRONMENT)
 
 
+INDEX = "s3://searchr1/runs/store/index/0123456789abcdef/manifest.json"
 FOLDER = "s3://searchr1/runs/work/train/0123456789abcdef/launch/sr1-0123456789"
 
 
-def test_the_sample_is_what_is_submitted():
-    assert yaml.safe_load(SAMPLE.read_text()) == job(queue="searchr1")
+@pytest.mark.parametrize(
+    ("name", "launch"),
+    [
+        pytest.param("train-job.yaml", {"queue": "searchr1"}, id="in a queue"),
+        pytest.param("train-job-with-retriever.yaml", {"retriever_in_job": True}, id="with a retriever"),
+    ],
+)
+def test_the_sample_is_what_is_submitted(name, launch):
+    assert yaml.safe_load((SAMPLES / name).read_text()) == job(**launch)
 
 
 def test_only_a_queue_makes_a_job_wait():
@@ -50,7 +58,7 @@ def test_no_secret_is_part_of_the_job():
 
 def test_a_job_without_gpus_asks_for_none():
     config = TrainConfig.parse({"parallel": {"num_nodes": 2, "cpu_ranks": 3}})
-    trainer = train_job(config, "name", FOLDER, {})["spec"]["trainer"]
+    trainer = train_job(config, "name", FOLDER, INDEX, {})["spec"]["trainer"]
     assert trainer["numProcPerNode"] == 3
     assert "nvidia" not in str(trainer)
 
@@ -63,10 +71,11 @@ def test_torchrun_lets_ranks_save_within_the_grace_of_their_pods():
     assert 300 <= int(flag.partition("=")[2]) < grace_s
 
 
-def pod(name="p", node=0, attempt=0, phase="Running", gpus=1, state=None, **status) -> dict:
+def pod(name="p", node=0, attempt=0, part="node", phase="Running", gpus=1, state=None, **status) -> dict:
     labels = {
         "batch.kubernetes.io/job-completion-index": str(node),
         "jobset.sigs.k8s.io/restart-attempt": str(attempt),
+        "jobset.sigs.k8s.io/replicatedjob-name": part,
     }
     containers = [{"name": "node", "state": state}] if state else []
     return {
@@ -141,6 +150,15 @@ FIRST = [
 def test_the_cause_is_told_from_its_consequences(pods, cause):
     failures = [failure_of(pod(name, attempt=attempt, phase="Failed", state=state)) for name, attempt, state in pods]
     assert first_failure(failures).pod == cause
+
+
+def test_a_retriever_in_the_job_is_no_rank_and_may_be_started_again():
+    retriever = pod("retriever", part="retriever")
+    assert first_rank([retriever, pod("later", node=1), pod("first")])["metadata"]["name"] == "first"
+    assert first_rank([retriever, pod("first", phase="Pending")]) is None
+    assert failure_of(pod("retriever", part="retriever", state=ended(137, "OOMKilled"))) is None
+    lost = failure_of(pod("retriever", part="retriever", phase="Failed", state=ended(1)))
+    assert str(lost) == "pod retriever (retriever 0): Error, exit code 1"
 
 
 def test_gpu_time_counts_every_attempt_and_pods_that_are_gone():

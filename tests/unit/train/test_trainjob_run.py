@@ -107,6 +107,7 @@ def test_a_restart_goes_on_in_new_pods(cluster, train, capsys):
     def story(cluster, job):
         first = cluster.pod(job, 0, **SCHEDULED)
         cluster.say(first, "step 1/2")
+        cluster.wait_until_seen("pods")
         leave_error(job, "SearchError", "retriever down", 75)
         # Nothing about the job changes, and a moment later the pod is gone.
         cluster.pod(job, 0, phase="Failed", **ended(1))
@@ -131,7 +132,7 @@ def test_a_job_waits_in_the_queue_until_it_is_admitted(cluster, train, capsys):
             owner | {"status": {"conditions": [{"type": "QuotaReserved", "status": "False", "message": message}]}}
         ]
         cluster.condition(job, "Suspended", "Suspended", "TrainJob is suspended")
-        time.sleep(0.2)
+        cluster.wait_until_seen("workloads")
         cluster.workloads = [owner | {"status": {"conditions": [{"type": "Admitted", "status": "True"}]}}]
         job["spec"]["suspend"] = False
         cluster.condition(job, "Suspended", "Resumed", "TrainJob is resumed", status="False")
@@ -145,7 +146,7 @@ def test_a_job_waits_in_the_queue_until_it_is_admitted(cluster, train, capsys):
             },
             {"involvedObject": {"name": "another"}, "reason": "FailedCreate", "message": "not ours"},
         ]
-        time.sleep(0.2)
+        cluster.wait_until_seen("events")
         succeed(cluster, job)
 
     cluster.story = story
