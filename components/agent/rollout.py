@@ -1,8 +1,9 @@
 """Drives many episodes over one engine: whoever is ready continues, searches run beside the model."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, wait
+from itertools import islice
 
 from components.agent.config import LoopConfig
 from components.agent.engines.protocol import Engine
@@ -52,10 +53,11 @@ class _Searches:
 def rollout(
     engine: Engine,
     client: SearchClient,
-    tasks: Sequence[EpisodeTask],
+    tasks: Iterable[EpisodeTask],
     loop: LoopConfig,
     tokenizer: Tokenizer,
     *,
+    max_under_way: int | None = None,
     reproducible: bool = True,
     on_finished: Callable[[Episode], None] | None = None,
 ) -> list[Episode]:
@@ -64,20 +66,29 @@ def rollout(
     A failed search never looks like an empty result: its episode ends with `StopReason.SEARCH_FAILED`.
     `reproducible` waits for the searches of a step before the next one, so that the make-up of batches,
     and with it the last bits of every number, does not depend on timing; switch it off when searches are slow.
+    `tasks` are all begun at once, or, with `max_under_way`, taken one by one as earlier episodes end: then they may
+    come from an iterator that others take from too.
     """
-    episodes = [EpisodeLoop(number, task, loop, tokenizer) for number, task in enumerate(tasks)]
-    searches = _Searches(client)
+    episodes: list[EpisodeLoop] = []
+    searches, untaken, num_done = _Searches(client), iter(tasks), 0
+
+    def begin() -> None:
+        room = None if max_under_way is None else max_under_way - (len(episodes) - num_done)
+        for task in islice(untaken, room):
+            episodes.append(EpisodeLoop(len(episodes), task, loop, tokenizer))
+            engine.add_request(episodes[-1].next_turn())
 
     def proceed(episode: EpisodeLoop) -> None:
+        nonlocal num_done
         if not episode.done:
             engine.add_request(episode.next_turn())
             return
         engine.release(episode.sequence_id)
+        num_done += 1
         if on_finished:
             on_finished(episode.episode)
 
-    for episode in episodes:
-        engine.add_request(episode.next_turn())
+    begin()
     while engine.has_unfinished() or len(searches):
         for output in engine.step():
             episode = episodes[output.sequence_id]
@@ -89,6 +100,7 @@ def rollout(
         if len(searches):
             for episode in searches.collect(everything=reproducible, block=not engine.has_unfinished()):
                 proceed(episode)
+        begin()
     assert all(episode.done for episode in episodes), "the engine lost a turn"
     return [episode.episode for episode in episodes]
 

@@ -47,22 +47,35 @@ def observe_rollouts(state: TrainState, metrics: Mapping[str, float], config: De
         state.correct_logprobs.append(metrics["logprob/correct_mean"])
 
 
-def observe_mismatch(state: TrainState, mismatch_kl: float, config: CorrectionConfig) -> None:
+def mismatch_limit(config: CorrectionConfig, staleness_steps: int) -> float:
+    """Return how far engine and trainer may be apart: the limit once for the engine, and once for every update between.
+
+    An update that is healthy moves the policy by less than the limit (`kl/step` in docs/metrics.md).
+    """
+    return config.max_mismatch_kl * (1 + staleness_steps)
+
+
+def observe_mismatch(
+    state: TrainState, mismatch_kl: float, config: CorrectionConfig, *, staleness_steps: int = 0
+) -> None:
     """Record in `state` how far engine and trainer were apart in a training step; not a number is too far."""
-    state.mismatch_in_a_row = 0 if mismatch_kl <= config.max_mismatch_kl else state.mismatch_in_a_row + 1
+    is_near = mismatch_kl <= mismatch_limit(config, staleness_steps)
+    state.mismatch_in_a_row = 0 if is_near else state.mismatch_in_a_row + 1
 
 
-def check_mismatch(state: TrainState, config: CorrectionConfig) -> None:
+def check_mismatch(state: TrainState, config: CorrectionConfig, *, staleness_steps: int = 0) -> None:
     """Stop a training whose engine samples from another policy than the one that is trained.
 
     Raises:
         TrainingStopped: the two were too far apart three steps in a row.
     """
     if state.mismatch_in_a_row >= MISMATCH_STEPS_TO_STOP:
+        or_far = ", or single updates move the policy too far" if staleness_steps else ""
         raise TrainingStopped(
-            f"engine/trainer: kl/rollout_vs_trainer was above {config.max_mismatch_kl:g} for {state.mismatch_in_a_row} "
-            f"steps, the last of them step {state.step}: the engine does not sample from the weights that are trained "
-            "(not updated, a stale prefix cache, another precision or temperature), or its log-probabilities are wrong"
+            f"engine/trainer: kl/rollout_vs_trainer was above {mismatch_limit(config, staleness_steps):g} for "
+            f"{state.mismatch_in_a_row} steps, the last of them step {state.step}: the engine does not sample from the "
+            "weights that are trained (not updated, a stale prefix cache, another precision or temperature), or its "
+            f"log-probabilities are wrong{or_far}"
         )
 
 

@@ -15,14 +15,16 @@ import re
 import tempfile
 import threading
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import TypeAdapter
 from safetensors.torch import save_file
 
-from components.contracts.errors import ManifestError, StorageError
+from components.contracts.episode import Episode
+from components.contracts.errors import ManifestError, SearchError, StoppedBySignal, StorageError, TrainingStopped
 from components.storage import Storage
 from components.train.checkpoint_names import COMPLETE, complete_checkpoints
 from components.train.learner import Learner
@@ -31,6 +33,8 @@ from components.train.shards import load_shards, shards_of
 
 MAX_FAILED_SAVES = 2
 """More saves in a row that fail stop the training: what it learns could be lost at any moment."""
+ERRORS_OF_ALL_RANKS = (TrainingStopped, SearchError, StoppedBySignal)
+"""They follow from numbers and episodes that every rank has, so that no rank meets one alone."""
 _SHARD = re.compile(r"^(?P<part>\w+)-(?P<rank>\d{5})-of-(?P<world>\d{5})\.safetensors$")
 
 
@@ -64,6 +68,13 @@ class TrainState:
     """Seconds of training, all attempts together."""
     tokens: int = 0
     """Model tokens trained on."""
+    ahead: list[Episode] = field(default_factory=list)
+    """Episodes of the next step that were sampled beside the last update, with weights no checkpoint holds."""
+    ahead_s: float = 0.0
+    """Seconds it took to sample them."""
+
+
+_STATE = TypeAdapter(TrainState)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +112,7 @@ class Checkpoints:
             StorageError: more than `MAX_FAILED_SAVES` saves in a row have failed, the last one being the previous.
         """
         self.finish()
-        texts = {"state.json": json.dumps(asdict(state)).encode()}
+        texts = {"state.json": json.dumps(_STATE.dump_python(state)).encode()} if rank() == 0 else {}
         if metrics_file.exists():
             texts[metrics_file.name] = metrics_file.read_bytes()
         name, best = f"step_{state.step:06d}", f"step_{state.best_step:06d}"
@@ -142,6 +153,20 @@ class Checkpoints:
         if self._failed_in_a_row > MAX_FAILED_SAVES:
             raise StorageError(f"{self._failed_in_a_row} checkpoints in a row could not be saved: {reason}")
 
+    def finish_after(self, error: BaseException) -> None:
+        """Complete the last save, if it can be, before a run ends with `error`; a failure to save becomes a note on it.
+
+        Ranks complete a save together: with several of them only after an error that all of them meet.
+        """
+        if world_size() > 1 and not isinstance(error, ERRORS_OF_ALL_RANKS):
+            if self._writer is not None:
+                self._writer.join()
+            return
+        try:
+            self.finish()
+        except StorageError as failure:
+            error.add_note(f"and the last checkpoint is not complete: {failure}")
+
     def restore_metrics(self, name: str, metrics_file: Path) -> None:
         """Fetch the metrics saved with checkpoint `name`, unless this machine still has its own file."""
         key = f"{name}/{metrics_file.name}"
@@ -158,7 +183,7 @@ class Checkpoints:
         with tempfile.TemporaryDirectory() as scratch:
             files_of = self._fetch(name, Path(scratch))
             load_shards(learner, files_of)
-        state = TrainState(**json.loads(self._storage.get_bytes(f"{name}/state.json")))
+        state = _STATE.validate_python(json.loads(self._storage.get_bytes(f"{name}/state.json")))
         learner.rate_scale = state.rate_scale
         learner.guard.load_state_dict(state.update_guard)
         return state

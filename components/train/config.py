@@ -62,11 +62,13 @@ class CorrectionConfig(StepConfig):
     """Largest weight of a token."""
     sequence_low: float = Field(default=0.99, gt=0, le=1)
     sequence_high: float = Field(default=1.01, ge=1)
-    """An episode leaves the loss when the geometric mean of its ratios lies outside these two."""
+    """An episode leaves the loss when the geometric mean of its ratios lies outside these two. The ratios of episodes
+    sampled one step ahead hold the last update too: widen it until `correction/masked_episodes_frac` is low."""
     veto_ratio: float = Field(default=1e-4, ge=0, lt=1)
     """An episode leaves the loss when one of its ratios is below this."""
     max_mismatch_kl: float = Field(default=0.05, gt=0)
-    """KL(engine || trainer) above this, three steps in a row, stops the training, in both modes."""
+    """KL(engine || trainer) above this, three steps in a row, stops the training, in both modes. For episodes that are
+    a step old the limit is twice as high: once for the engine, once for the update that lies between."""
 
 
 class RewardConfig(StepConfig):
@@ -112,6 +114,10 @@ class ParallelConfig(StepConfig):
     """Fuse the norms and gated units of each layer with torch.compile: a slow first step, faster ones after it."""
     cpu_offload: bool = False
     """Keep weights, gradients and optimizer states in the machine's memory between uses."""
+    share_rollouts: Literal["fixed", "stealing"] = "fixed"
+    """`fixed` deals the tasks of a rollout to the ranks in turns. With `stealing` a rank takes the next one when it has
+    room and waits for no search of another episode: faster where a rank has more episodes than `num_slots`, but who
+    plays what depends on timing, so that a resumed run no longer ends with the same bits."""
 
     @property
     def ranks_per_node(self) -> int:
@@ -196,6 +202,10 @@ class TrainConfig(StepConfig):
     """Consecutive updates with a non-finite loss or gradient, or an exploding one, before training stops."""
     max_grad_norm_jump: float = Field(default=10.0, gt=1)
     """An update whose policy gradient norm is more than so many times the running median is skipped."""
+    max_staleness_steps: int = Field(default=0, ge=0, le=1)
+    """1 samples the episodes of the next step beside the update of this one, with the weights from before it: a step
+    takes as long as the longer of the two. Needs `correction.mode = "decoupled"` and, for the engine, weights of its
+    own. Supervised baselines have nothing to sample ahead."""
     num_slots: int = Field(default=256, ge=1)
     """Sequences the engine holds at a time."""
     engine: EngineName = "torch"

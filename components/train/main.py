@@ -18,6 +18,7 @@ from components.contracts.step import Step, StepContext, StepResult
 from components.search.open import check_reachable, search_client, searcher_for
 from components.storage import Storage, fetch, open_storage, publish
 from components.tracking import RUN_FILE, Tracker, open_tracker, silent_tracker
+from components.train.ahead import check_ahead
 from components.train.checkpoint import Checkpoints, TrainState
 from components.train.config import TrainConfig
 from components.train.launch import check_gpus, launch, launched
@@ -44,8 +45,9 @@ def run(
 
     Raises:
         ConfigError: the algorithm needs groups and `episodes_per_question` is 1, the likelihood guard needs
-            `minibatches` and there is one, torchrun started another number of ranks than configured, or the
-            backend cannot start them, or the retriever cannot be the one of all nodes or serves another index.
+            `minibatches` and there is one, rollouts ahead cannot be combined with another setting, torchrun started
+            another number of ranks than configured, or the backend cannot start them, or the retriever cannot be the
+            one of all nodes or serves another index.
         QuestionError: there are no dev questions.
         SearchError: too many searches failed.
         TrainingStopped: one of the stability rules ended the training, or there was nothing to imitate.
@@ -77,14 +79,16 @@ def _train(config: TrainConfig, context: StepContext, inputs: dict[str, Manifest
     # Updates of 1e-6 vanish in bfloat16: the weights that are trained are float32 on every device.
     policy = policy.float() if not dist.is_initialized() else policy
     learner = Learner(policy, config, _pad_id(tokenizer))
-    # A sharded policy cannot be sampled from by one rank alone: its engine has a copy of its own.
+    # A sharded policy cannot be sampled from by one rank alone, nor one that is updated meanwhile: the engine then has
+    # a copy of its own.
+    own_copy = dist.is_initialized() or config.max_staleness_steps > 0
     engine, _ = open_engine(
         config.engine,
         model_folder,
         num_slots=config.num_slots,
         max_context_tokens=config.loop.max_context_tokens,
         vllm=config.vllm,
-        loaded=None if dist.is_initialized() else (policy, tokenizer),
+        loaded=None if own_copy else (policy, tokenizer),
     )
     on_disk = rank() == 0 and work_uri.startswith("file://")
     folder = Path(work_uri.removeprefix("file://")) if on_disk else scratch / "run"
@@ -161,6 +165,7 @@ def _check(config: TrainConfig) -> None:
             "2 or more minibatches, or a coefficient of 0",
             "set train.minibatches, for example to 4",
         )
+    check_ahead(config)
     check_reachable(config.search, config.parallel.num_nodes)
 
 

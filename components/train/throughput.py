@@ -21,18 +21,20 @@ def throughput_metrics(
     *,
     has_critic: bool,
     dtype: str,
+    ahead_s: float = 0.0,
 ) -> dict[str, float]:
     """Return tokens per second of the step's parts, and the FLOPs of its update where the model's family is known.
 
     Every FLOP of the model counts once, whatever is computed twice to save memory (MFU, arXiv 2204.02311,
-    appendix B); the share of the peak is given on GPUs whose peak is known.
+    appendix B); the share of the peak is given on GPUs whose peak is known. Episodes that were sampled beside the
+    update before took `ahead_s` there, and none of this step's time.
     """
     seconds, num_ranks = sum(laps.values()), world_size()
     tokens = sum(len(episode.token_ids) for episode in episodes)
     found = {
         "perf/tokens_per_s": tokens / seconds,
         "perf/tokens_per_s_per_rank": tokens / seconds / num_ranks,
-        "perf/rollout_tokens_per_s": sum(e.num_model_tokens for e in episodes) / laps["time/rollout_s"],
+        "perf/rollout_tokens_per_s": sum(e.num_model_tokens for e in episodes) / (ahead_s or laps["time/rollout_s"]),
     }
     if model_config.get("model_type") not in FAMILIES:
         return found

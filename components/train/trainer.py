@@ -3,7 +3,7 @@
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +19,7 @@ from components.contracts.errors import SearchError, StoppedBySignal
 from components.contracts.question import Question
 from components.search.concurrent import ConcurrentSearch
 from components.tracking.tracker import Tracker
+from components.train.ahead import BatchAhead
 from components.train.alarms import (
     check_mismatch,
     collapse_reason,
@@ -33,9 +34,10 @@ from components.train.episode_health import health_metrics, search_metrics
 from components.train.experience import Experience, advantages_and_returns, gather_experience, group_metrics
 from components.train.learner import Learner, Targets
 from components.train.prompts import episode_seed, questions_of_step
-from components.train.ranks import in_turns, rank, sum_over_ranks, world_size
+from components.train.ranks import rank, sum_over_ranks
 from components.train.rewards import rewards
 from components.train.rollout_samples import RolloutSamples
+from components.train.sharing import Hand, TaskSharing
 from components.train.stop import StopRequest
 from components.train.throughput import throughput_metrics
 from components.train.weights import publish_weights
@@ -58,6 +60,11 @@ class Trainer:
     announce: Callable[[TrainState, dict[str, float]], None]
     stop: StopRequest
     rollout_samples: RolloutSamples
+    sharing: TaskSharing = field(init=False)
+    ahead: BatchAhead = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.sharing, self.ahead = TaskSharing(self.config), BatchAhead()
 
     def run(self, state: TrainState) -> TrainState:
         """Train from `state` to the last step and leave the learner at the best checkpoint of the dev split.
@@ -68,11 +75,19 @@ class Trainer:
             EngineError: new weights did not reach the engine.
             StoppedBySignal: a rank received SIGTERM.
         """
+        try:
+            return self._run(state)
+        except BaseException as error:
+            self.ahead.discard()
+            self.checkpoints.finish_after(error)
+            raise
+
+    def _run(self, state: TrainState) -> TrainState:
         if state.step == 0 and not state.em_curve:
             self._log_and_save(state, self._evaluate(state), save=True)
         while state.step < self.config.steps:
             # Judged before a step, not after one, so that a run killed in between does the same when it resumes.
-            check_mismatch(state, self.config.correction)
+            self._check_mismatch(state)
             if reason := collapse_reason(state, self.config.dev):
                 if state.num_rollbacks == self.config.dev.max_rollbacks:
                     self._say(f"stopped at step {state.step}: {reason}, after {state.num_rollbacks} returns")
@@ -91,7 +106,7 @@ class Trainer:
             self.checkpoints.poll()
             self.announce(state, metrics)
             self._heed_stop(state)
-        check_mismatch(state, self.config.correction)
+        self._check_mismatch(state)
         self.checkpoints.restore(f"step_{state.best_step:06d}", self.learner)
         self.publish_weights()
         return state
@@ -99,25 +114,30 @@ class Trainer:
     def train_step(self, state: TrainState) -> dict[str, float]:
         """Make one step and return its metrics (docs/metrics.md)."""
         clock, retries = Clock(), self.client.stats.retries
-        questions, episodes = self.collect(state.step)
+        staleness_steps, ahead_s = int(bool(state.ahead)), state.ahead_s
+        questions, episodes = self.collect(state.step, state.ahead)
         self.engine.sleep()
         self._heed_stop(state)
         clock.lap("rollout")
         outcomes = rewards(episodes, questions, self.config.reward)
         experience = self.usable(episodes, questions, outcomes)
+        self._begin_ahead(state.step + 1)
         targets, scoring = self.advantages(experience)
         self.rollout_samples.keep(state.step + 1, experience, targets.advantages.numpy())
         clock.lap("score")
         learning = self.learner.update(experience, targets, state.step)
         clock.lap("update")
+        learning |= self._end_ahead(state, clock)
         learning |= self.publish_weights()
         clock.lap("publish")
         observed = _rollout_metrics(episodes, outcomes, questions)
         observed |= health_metrics(episodes, questions, self.config.loop)
         observed |= search_metrics(episodes)
         observed |= sum_over_ranks({"search/retries": float(self.client.stats.retries - retries)})
+        observed["rollout/staleness_steps"] = float(staleness_steps)
         observe_rollouts(state, observed, self.config.dev)
-        observe_mismatch(state, learning["kl/rollout_vs_trainer"], self.config.correction)
+        mismatch_kl = learning["kl/rollout_vs_trainer"]
+        observe_mismatch(state, mismatch_kl, self.config.correction, staleness_steps=staleness_steps)
         state.tokens += experience.num_tokens
         throughput = throughput_metrics(
             episodes,
@@ -126,13 +146,20 @@ class Trainer:
             self.learner.policy.config.to_dict(),
             has_critic=self.learner.critic is not None,
             dtype=self.config.parallel.compute_dtype,
+            ahead_s=ahead_s,
         )
         return observed | scoring | learning | clock.laps | throughput
 
-    def collect(self, step: int) -> tuple[list[Question], list[Episode]]:
-        """Return the questions of `step` and an episode for each, sampled with the current weights on all ranks."""
+    def collect(self, step: int, ahead: Sequence[Episode] = ()) -> tuple[list[Question], list[Episode]]:
+        """Return the questions of `step` and an episode for each.
+
+        They are those sampled `ahead`, where there are any, else sampled now, with the current weights on all ranks.
+        """
         questions = questions_of_step(self.train_questions, self.config, step)
-        tasks = [
+        return questions, list(ahead) or self._ask(self._tasks(questions, step))
+
+    def _tasks(self, questions: Sequence[Question], step: int) -> list[EpisodeTask]:
+        return [
             EpisodeTask(
                 question.id,
                 prompt_ids(question.question, self.config.loop, self.tokenizer),
@@ -141,12 +168,45 @@ class Trainer:
             )
             for index, question in enumerate(questions)
         ]
-        return questions, self._ask(tasks)
 
     def _ask(self, tasks: list[EpisodeTask]) -> list[Episode]:
         """Return an episode for every task; each rank plays its share, and all of them know the results."""
-        mine = tasks[rank() :: world_size()]
-        return in_turns(rollout(self.engine, self.client, mine, self.config.loop, self.tokenizer))
+        hand = self.sharing.deal(tasks)
+        return self.sharing.gather(hand, self._play(hand))
+
+    def _play(self, hand: Hand) -> list[Episode]:
+        """Return this rank's episodes; no collective, so that it may run in a thread."""
+        return rollout(
+            self.engine,
+            self.client,
+            hand,
+            self.config.loop,
+            self.tokenizer,
+            max_under_way=hand.max_under_way,
+            reproducible=hand.max_under_way is None,
+        )
+
+    def _begin_ahead(self, step: int) -> None:
+        """Begin the rollout of `step` beside what follows, if rollouts may run ahead and there is such a step."""
+        if self.config.max_staleness_steps and step < self.config.steps:
+            questions = questions_of_step(self.train_questions, self.config, step)
+            self.ahead.begin(self.sharing.deal(self._tasks(questions, step)), self._play)
+
+    def _end_ahead(self, state: TrainState, clock: "Clock") -> dict[str, float]:
+        """Wait for the rollout ahead, keep its episodes in `state`, and return as a metric how long it cost nothing.
+
+        Raises:
+            SearchError: too many of its searches failed; nothing of it may reach a checkpoint.
+        """
+        state.ahead, state.ahead_s = [], 0.0
+        if not self.ahead.is_under_way:
+            return {}
+        hand, own, seconds, beside_s = self.ahead.end()
+        episodes = self.sharing.gather(hand, own)
+        self._searched_well(episodes, "a training step")
+        state.ahead, state.ahead_s = episodes, seconds
+        clock.lap("ahead_wait")
+        return {"time/overlapped_s": beside_s}
 
     def advantages(self, experience: Experience) -> tuple[Targets, dict[str, float]]:
         """Return what the updates aim at, and the drift of the policy from its reference."""
@@ -221,6 +281,9 @@ class Trainer:
             mask_retrieved=self.config.loss.mask_retrieved_tokens,
         )
 
+    def _check_mismatch(self, state: TrainState) -> None:
+        check_mismatch(state, self.config.correction, staleness_steps=self.config.max_staleness_steps)
+
     def _say(self, text: str) -> None:
         if rank() == 0:
             print(text, flush=True)
@@ -255,6 +318,8 @@ class Trainer:
         self.learner.rate_scale = state.rate_scale
         state.update_guard = self.learner.guard.state_dict()
         reset_alarms(state)
+        # Sampled with the weights that are given up.
+        state.ahead, state.ahead_s = [], 0.0
         self.publish_weights()
         self._say(f"collapse at step {state.step}: {reason}; back to the weights of step {state.best_step}")
         self.checkpoints.save(self.learner, state, self.metrics_file)

@@ -13,6 +13,11 @@ from components.contracts.question import Question
 from components.search.concurrent import SearchStats
 
 NUM_DEV = 10
+AHEAD = {
+    "max_staleness_steps": 1,
+    # The pupil's log-probabilities are far from those of the policy, with and without staleness.
+    "correction": {"mode": "decoupled", "max_mismatch_kl": 1e9, "sequence_low": 1e-9, "sequence_high": 1e9},
+}
 EVERY_STEP = {"every_steps": 1, "max_rollbacks": 2}
 
 

@@ -9,7 +9,7 @@ import torch
 
 from components.contracts.errors import QuestionError, SearchError, TrainingStopped
 from components.train.checkpoint import TrainState
-from tests.unit.train.pupil import EVERY_STEP, Client, kill_after, weights
+from tests.unit.train.pupil import AHEAD, EVERY_STEP, Client, kill_after, weights
 
 
 def test_run_logs_every_step_once_and_ends_with_the_best_weights(make_trainer):
@@ -161,6 +161,7 @@ def test_every_metric_is_documented_and_every_documented_one_is_logged(make_trai
         make_trainer([0.5], steps=1, folder="kept", algorithm="rejection_sampling"),
         make_trainer([0.5], steps=1, folder="groups", algorithm="grpo", episodes_per_question=2, **GUARDED),
         make_trainer([0.5], steps=1, folder="void", valid=False),
+        make_trainer([0.5], steps=2, folder="ahead", **AHEAD),
     ]
     for trainer in trainers:
         trainer.run(TrainState())

@@ -1,0 +1,121 @@
+"""The rollout of the next batch, one step ahead: in a thread beside the update, with the weights published before it.
+
+At most one batch is ahead, so that no episode is older than one update. The thread samples and searches; it takes part
+in no collective, and weights are published only after it has ended.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+
+import torch
+
+from components.contracts.episode import Episode
+from components.contracts.errors import ConfigError
+from components.train.config import TrainConfig
+from components.train.ranks import device
+from components.train.sharing import Hand
+
+
+class BatchAhead:
+    """One rollout under way beside the main thread; idle between `end` and the next `begin`."""
+
+    def __init__(self) -> None:
+        self._thread = ThreadPoolExecutor(1, "rollout-ahead")
+        self._hand: Hand | None = None
+        self._episodes: Future[list[Episode]] = Future()
+        self._stream: torch.cuda.Stream | None = None
+        self._begun_s = self._ended_s = 0.0
+
+    @property
+    def is_under_way(self) -> bool:
+        """Whether a rollout was begun and not ended."""
+        return self._hand is not None
+
+    def begin(self, hand: Hand, play: Callable[[Hand], list[Episode]]) -> None:
+        """Play `hand` in the thread, after everything that this thread has put on the GPU so far."""
+        if torch.cuda.is_available():
+            # A stream of its own: kernels of one stream never overlap.
+            self._stream = self._stream or torch.cuda.Stream(device())
+            self._stream.wait_stream(torch.cuda.current_stream())
+        self._hand, self._begun_s = hand, time.monotonic()
+        self._episodes = self._thread.submit(self._play, hand, play, torch.get_num_threads())
+
+    def end(self) -> tuple[Hand, list[Episode], float, float]:
+        """Wait for the rollout; return (hand, its episodes, seconds it took, seconds of these beside other work).
+
+        Raises:
+            Exception: whatever `play` raised.
+        """
+        assert self._hand is not None, "nothing is ahead"
+        asked_s = time.monotonic()
+        episodes = self._episodes.result()
+        hand, self._hand = self._hand, None
+        if self._stream is not None:
+            torch.cuda.current_stream().wait_stream(self._stream)
+        beside_s = min(asked_s, self._ended_s) - self._begun_s
+        return hand, episodes, self._ended_s - self._begun_s, beside_s
+
+    def discard(self) -> None:
+        """Wait for the rollout, if there is one, and forget it: the engine must be idle before the run ends."""
+        if self._hand is not None:
+            self._episodes.exception()
+            self._hand = None
+
+    def _play(self, hand: Hand, play: Callable[[Hand], list[Episode]], num_threads: int) -> list[Episode]:
+        # Neither the number of threads nor the GPU of the main thread holds in another one.
+        torch.set_num_threads(num_threads)
+        try:
+            with _on(self._stream):
+                return play(hand)
+        finally:
+            self._ended_s = time.monotonic()
+
+
+def check_ahead(config: TrainConfig) -> None:
+    """Refuse what cannot be combined with rollouts that run ahead, or with stolen tasks.
+
+    Raises:
+        ConfigError: that is so.
+    """
+    on_vllm = config.engine == "vllm"
+    if config.parallel.share_rollouts == "stealing" and on_vllm and config.vllm.tensor_parallel > 1:
+        raise ConfigError(
+            "train.parallel.share_rollouts = 'stealing' gives every rank turns of its own, but with "
+            f"train.vllm.tensor_parallel = {config.vllm.tensor_parallel} neighbours play the same ones",
+            "'fixed', or tensor_parallel = 1",
+            "set train.parallel.share_rollouts = 'fixed'",
+        )
+    if not config.max_staleness_steps:
+        return
+    ahead = "train.max_staleness_steps = 1 samples with weights that are one step old"
+    if config.correction.mode != "decoupled":
+        raise ConfigError(
+            f"{ahead}, but train.correction.mode = {config.correction.mode!r} takes their log-probabilities for those "
+            "of the policy that is trained",
+            "correction.mode = 'decoupled', or max_staleness_steps = 0",
+            "set train.correction.mode = 'decoupled'",
+        )
+    if on_vllm and config.vllm.sleep_between_rollouts:
+        raise ConfigError(
+            f"{ahead} beside the update, but with train.vllm.sleep_between_rollouts the engine has no memory then",
+            "one of the two",
+            "set train.vllm.sleep_between_rollouts = false, or train.max_staleness_steps = 0",
+        )
+    if on_vllm and config.vllm.tensor_parallel > 1:
+        raise ConfigError(
+            f"{ahead} beside the update, and the collectives of train.vllm.tensor_parallel = "
+            f"{config.vllm.tensor_parallel} would meet those of the update in no fixed order",
+            "tensor_parallel = 1, or max_staleness_steps = 0",
+            "set train.vllm.tensor_parallel = 1",
+        )
+
+
+@contextmanager
+def _on(stream: torch.cuda.Stream | None) -> Iterator[None]:
+    if stream is None:
+        yield
+        return
+    with torch.cuda.device(stream.device), torch.cuda.stream(stream):
+        yield
