@@ -65,18 +65,18 @@ def execute(module, name: str, config, folder: Path, **given: Manifest) -> Manif
     return module.run(config, context, **given).manifest
 
 
-def train(root: Path, inputs: dict[str, str]) -> Manifest:
+def train(root: Path, inputs: dict[str, str], settings: dict = SETTINGS) -> Manifest:
     """Run the step to its end in this process."""
-    config = TrainConfig.parse(SETTINGS).model_dump(mode="json")
-    settings = {"storage_root": f"file://{root}", "code_sha256": "0" * 64, "config": config}
-    train_step.execute(json.dumps(settings), inputs, {"manifest": str(root / "manifest.json")})
+    config = TrainConfig.parse(settings).model_dump(mode="json")
+    given = {"storage_root": f"file://{root}", "code_sha256": "0" * 64, "config": config}
+    train_step.execute(json.dumps(given), inputs, {"manifest": str(root / "manifest.json")})
     return Manifest.read(root / "manifest.json")
 
 
-def train_and_kill(root: Path, inputs: dict[str, str]) -> None:
+def train_and_kill(root: Path, inputs: dict[str, str], settings: dict = SETTINGS) -> None:
     """Run the step as its own process and SIGKILL it two steps or more before the end, past its last checkpoint."""
     config = root.parent / "config.json"
-    config.write_text(json.dumps(SETTINGS))
+    config.write_text(json.dumps(settings))
     command = [sys.executable, "-m", "components.train", "--config", str(config), "--storage-root", f"file://{root}"]
     command += ["--output", str(root), *(f"--input={name}={path}" for name, path in inputs.items())]
     output = root.parent / "killed.txt"
