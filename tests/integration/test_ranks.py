@@ -2,18 +2,20 @@
 
 import os
 import socket
+import time
 from pathlib import Path
 
 import pytest
 import torch
 import torch.multiprocessing
 
+from components.contracts.errors import TrainingStopped
 from components.storage import open_storage
 from components.train.checkpoint import Checkpoints, TrainState
 from components.train.config import ParallelConfig
 from components.train.learner import Learner, Targets
 from components.train.packing import pack
-from components.train.ranks import in_turns, joined, max_over_ranks, rank, sum_over_ranks
+from components.train.ranks import in_turns, joined, max_over_ranks, rank, sum_over_ranks, world_size
 from components.train.sharding import whole, whole_parameters
 from components.train.supervised import imitate
 from tests.unit.train.conftest import invented_experience, small_config, tiny_policy
@@ -83,6 +85,37 @@ def saved_and_restored(parallel: ParallelConfig, folder: Path, name: str) -> lis
     return everything(other)
 
 
+class SlowStorage:
+    """Takes .2 s to store a file."""
+
+    def __init__(self, storage) -> None:
+        self._storage = storage
+
+    def __getattr__(self, name):
+        return getattr(self._storage, name)
+
+    def take_file(self, source, key) -> None:
+        time.sleep(0.2)
+        self._storage.take_file(source, key)
+
+
+def completed_on_the_way_out(parallel: ParallelConfig, folder: Path) -> dict[str, bool]:
+    """Return whether a save was complete after an error of all ranks, after one that one met, and once all had met."""
+    storage = open_storage(f"file://{folder}/world_{world_size()}_stopped")
+    checkpoints, found = Checkpoints(SlowStorage(storage)), {}
+    learner = Learner(tiny_policy(), small_config(parallel=parallel.model_dump()), 0)
+    checkpoints.save(learner, TrainState(step=1), folder / "none")
+    checkpoints.finish_after(TrainingStopped("by a rule"))
+    found["all"] = storage.exists("step_000001/_COMPLETE")
+    checkpoints.save(learner, TrainState(step=2), folder / "none")
+    if rank() == world_size() - 1:
+        checkpoints.finish_after(MemoryError())
+        found["one"] = storage.exists("step_000002/_COMPLETE")
+    checkpoints.finish()
+    found["late"] = storage.exists("step_000002/_COMPLETE")
+    return found
+
+
 def everything(learner: Learner) -> list[torch.Tensor]:
     weights = [tensor.clone() for module in learner.modules().values() for _, tensor in whole_parameters(module)]
     states = [optimizer.state_dict()["state"] for optimizer in learner.optimizers.values()]
@@ -103,6 +136,7 @@ def work(number: int, world: int, port: int, folder: str) -> None:
     with joined(parallel):
         found = {algorithm: updated_weights(algorithm, parallel) for algorithm in ALGORITHMS}
         found["restored"] = saved_and_restored(parallel, Path(folder), f"world_{world}")
+        found["stopped"] = completed_on_the_way_out(parallel, Path(folder))
         found["dealt"] = in_turns([f"{i}" for i in range(11)][rank() :: world])
         found["sum"] = sum_over_ranks({"b": float(rank()), "a": 1.0})
         found["max"] = max_over_ranks({"x": float(rank())})
@@ -153,6 +187,13 @@ def test_collectives(together):
         assert found["dealt"] == [f"{i}" for i in range(11)]
         assert found["sum"] == {"a": float(world), "b": world * (world - 1) / 2}
         assert found["max"] == {"x": world - 1.0}
+
+
+@pytest.mark.timeout(300)
+def test_ranks_complete_a_save_together_after_an_error_of_all_and_none_waits_for_others_after_its_own(together):
+    *others, last = together
+    assert last["stopped"] == {"all": True, "one": False, "late": True}
+    assert all(found["stopped"] == {"all": True, "late": True} for found in others)
 
 
 @pytest.mark.timeout(300)

@@ -122,3 +122,16 @@ def kill_after(step):
             raise KeyboardInterrupt
 
     return announce
+
+
+class FailingLearner:
+    """A learner whose updates raise `error`."""
+
+    def __init__(self, learner, error: BaseException) -> None:
+        self._learner, self._error = learner, error
+
+    def __getattr__(self, name):
+        return getattr(self._learner, name)
+
+    def update(self, *given):
+        raise self._error

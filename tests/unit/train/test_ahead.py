@@ -13,7 +13,7 @@ from components.train.alarms import check_mismatch, observe_mismatch
 from components.train.checkpoint import TrainState
 from components.train.config import CorrectionConfig, TrainConfig
 from components.train.main import run
-from tests.unit.train.pupil import AHEAD, EVERY_STEP, NUM_DEV, Client, Pupil, kill_after, weights
+from tests.unit.train.pupil import AHEAD, EVERY_STEP, NUM_DEV, Client, FailingLearner, Pupil, kill_after, weights
 
 
 class Diary(Pupil):
@@ -183,24 +183,11 @@ def test_error_in_the_update_waits_for_the_rollout_and_is_not_hidden(make_traine
 
     trainer = make_trainer([0.3], **AHEAD)
     trainer.engine = Slow([0.3])
-    trainer.learner = FailingLearner(trainer.learner)
+    trainer.learner = FailingLearner(trainer.learner, TrainingStopped("the update"))
     with pytest.raises(TrainingStopped, match="the update"):
         trainer.run(TrainState())
     assert not trainer.ahead.is_under_way
     assert not trainer.engine.waiting
-
-
-class FailingLearner:
-    """A learner whose updates stop the training."""
-
-    def __init__(self, learner) -> None:
-        self._learner = learner
-
-    def __getattr__(self, name):
-        return getattr(self._learner, name)
-
-    def update(self, *given):
-        raise TrainingStopped("the update")
 
 
 CORRECTED = {"max_staleness_steps": 1, "correction": {"mode": "decoupled"}}

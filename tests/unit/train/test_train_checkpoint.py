@@ -1,11 +1,16 @@
 """A resumed run must find exactly what was saved, and never what was saved halfway."""
 
+import random
+
 import pytest
 import torch
 
+from components.contracts.episode import SearchRecord
 from components.contracts.errors import ManifestError, StorageError
+from components.contracts.passage import Passage, ScoredPassage
 from components.storage import open_storage
 from components.train.checkpoint import Checkpoints, TrainState
+from tests.unit.train.conftest import invented_episode
 
 
 @pytest.fixture
@@ -77,6 +82,16 @@ def bits(learner):
         for _, value in sorted(entry.items())
     ]
     return tensors + moments
+
+
+def test_episodes_ahead_come_back_as_they_were(checkpoints, metrics_file, make_learner):
+    episodes = [invented_episode(random.Random(seed), f"q{seed}") for seed in range(3)]
+    for episode in episodes:
+        episode.searches.append(SearchRecord("x", [ScoredPassage(Passage("7", '"T"\ntext'), 1 / 3)], 0.1, "late"))
+        episode.logprobs[-1] = float(torch.tensor(-1 / 3))
+    state = TrainState(step=1, ahead=episodes, ahead_s=0.1)
+    checkpoints.save(make_learner(), state, metrics_file)
+    assert checkpoints.restore("step_000001", make_learner()) == state
 
 
 def test_restored_learner_has_the_same_bits_and_goes_on_the_same_way(

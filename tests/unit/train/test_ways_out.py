@@ -1,0 +1,86 @@
+"""Whatever ends a training run, the save that was under way is complete and the error is the one that happened."""
+
+import threading
+import time
+
+import pytest
+
+from components.contracts.errors import SearchError, StorageError, TrainingStopped
+from components.train.checkpoint import Checkpoints, TrainState
+from tests.unit.train.pupil import EVERY_STEP, Client, FailingLearner
+
+MISMATCH = {"correction": {"max_mismatch_kl": 1e-9}}
+
+
+class SlowStorage:
+    """Takes .1 s to store a file, and refuses those whose key begins with `refused`."""
+
+    def __init__(self, storage, refused: str = "nothing") -> None:
+        self._storage, self._refused = storage, refused
+
+    def __getattr__(self, name):
+        return getattr(self._storage, name)
+
+    def take_file(self, source, key) -> None:
+        time.sleep(0.1)
+        if key.startswith(self._refused):
+            raise StorageError("disk full")
+        self._storage.take_file(source, key)
+
+
+class Failing(Client):
+    """Finds what the first dev evaluation asks and nothing more."""
+
+    def submit(self, query):
+        self.failing = 99
+        return super().submit(query)
+
+
+@pytest.mark.parametrize(
+    ("settings", "client", "update_raises", "ends_with", "last"),
+    [
+        pytest.param(MISMATCH, Client(), None, TrainingStopped, 3, id="mismatch"),
+        pytest.param({}, Failing(), None, SearchError, 0, id="searches"),
+        pytest.param({}, Client(), RuntimeError("out of memory"), RuntimeError, 0, id="one-rank-alone"),
+        pytest.param({}, Client(), KeyboardInterrupt(), KeyboardInterrupt, 0, id="a-person"),
+        pytest.param({"dev": EVERY_STEP, "steps": 2}, Client(), None, None, 2, id="its-end"),
+    ],
+)
+def test_save_under_way_is_completed(make_trainer, settings, client, update_raises, ends_with, last):
+    trainer = make_trainer([0.3], client, **settings)
+    storage = trainer.checkpoints._storage
+    trainer.checkpoints = Checkpoints(SlowStorage(storage))
+    if update_raises is not None:
+        trainer.learner = FailingLearner(trainer.learner, update_raises)
+    if ends_with is None:
+        trainer.run(TrainState())
+    else:
+        with pytest.raises(ends_with):
+            trainer.run(TrainState())
+    assert storage.exists(f"step_{last:06d}/_COMPLETE")
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("save ")]
+
+
+def test_save_that_fails_then_hides_no_error(make_trainer, capsys):
+    trainer = make_trainer([0.3], **MISMATCH)
+    storage = trainer.checkpoints._storage
+    trainer.checkpoints = Checkpoints(SlowStorage(storage, refused="step_000003"))
+    with pytest.raises(TrainingStopped, match="the last of them step 3"):
+        trainer.run(TrainState())
+    assert "checkpoint step_000003 could not be saved (storage: disk full)" in capsys.readouterr().out
+    assert storage.exists("step_000002/_COMPLETE")
+    assert not storage.exists("step_000003/_COMPLETE")
+
+
+def test_saves_that_fail_again_and_again_are_a_note_on_the_error(make_trainer):
+    trainer = make_trainer([0.3], **MISMATCH)
+    trainer.checkpoints = Checkpoints(SlowStorage(trainer.checkpoints._storage, refused="step_00000"))
+    with pytest.raises(StorageError, match="3 checkpoints in a row"):
+        trainer.run(TrainState())
+    trainer.checkpoints = Checkpoints(SlowStorage(trainer.checkpoints._storage, refused="step_00000"))
+    for step in (4, 5, 6):
+        trainer.checkpoints.save(trainer.learner, TrainState(step=step), trainer.metrics_file)
+    error = TrainingStopped("enough")
+    trainer.checkpoints.finish_after(error)
+    (note,) = error.__notes__
+    assert note.startswith("and the last checkpoint is not complete: storage: 3 checkpoints in a row")
