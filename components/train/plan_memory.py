@@ -155,10 +155,12 @@ def cache_bytes(config: TrainConfig, shape: ModelShape, gpu_bytes: float) -> flo
 
 def _engine_parts(config: TrainConfig, shape: ModelShape, gpu_bytes: float) -> list[MemoryPart]:
     kept = "rollout" if config.engine == "vllm" and config.vllm.sleep_between_rollouts else "always"
+    # Ahead of the update, the engine works while the update does.
+    worked = "always" if config.max_staleness_steps else "rollout"
     return [
         MemoryPart(f"{config.engine} engine: weights", _engine_weights_bytes(config, shape), kept),
         MemoryPart(f"{config.engine} engine: cache", cache_bytes(config, shape, gpu_bytes), kept),
-        MemoryPart(f"{config.engine} engine: prefill and sampling", _engine_working_bytes(config, shape), "rollout"),
+        MemoryPart(f"{config.engine} engine: prefill and sampling", _engine_working_bytes(config, shape), worked),
     ]
 
 

@@ -25,9 +25,9 @@ END_S = 90.0
 """Bound on how long the other processes may outlive a killed rank."""
 
 
-def start(root: Path, inputs: dict[str, str]) -> subprocess.Popen:
+def start(root: Path, inputs: dict[str, str], settings: dict = SETTINGS_OF_TWO) -> subprocess.Popen:
     root.mkdir(parents=True, exist_ok=True)
-    (root / "config.json").write_text(json.dumps(SETTINGS_OF_TWO))
+    (root / "config.json").write_text(json.dumps(settings))
     command = [sys.executable, "-m", "components.train", "--config", str(root / "config.json")]
     command += ["--storage-root", f"file://{root}", "--output", str(root)]
     command += [f"--input={name}={path}" for name, path in inputs.items()]
@@ -69,8 +69,8 @@ def wait_for_a_random_moment(process: subprocess.Popen, root: Path, rng: random.
     return ranks_of(root)
 
 
-def run_to_its_end(root: Path, inputs: dict[str, str]) -> Manifest:
-    process = start(root, inputs)
+def run_to_its_end(root: Path, inputs: dict[str, str], settings: dict = SETTINGS_OF_TWO) -> Manifest:
+    process = start(root, inputs, settings)
     assert process.wait(timeout=600) == 0, (root / "output.txt").read_text()[-3000:]
     return Manifest.read(root / "manifest.json")
 

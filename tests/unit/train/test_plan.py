@@ -153,6 +153,15 @@ def test_vllm_takes_its_share_or_the_cache_it_is_told():
     assert {part.when for part in vllm_parts(sleep_between_rollouts=True).values()} == {"rollout"}
 
 
+@pytest.mark.parametrize("ahead", [0, 1])
+def test_engine_that_works_beside_the_update_needs_its_memory_then(ahead):
+    config = TrainConfig.parse({"max_staleness_steps": ahead, "parallel": {"gpus_per_node": 8}})
+    plan = make_plan(config, QWEN_3B, GPUS["h100"], Assumptions())
+    assert {part.when for part in plan.parts if "engine" in part.name} == (
+        {"always"} if ahead else {"always", "rollout"}
+    )
+
+
 MEASURED = json.loads((ROOT / "benchmarks" / "results" / "gpu.json").read_text())["cases"]
 
 
