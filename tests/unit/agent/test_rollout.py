@@ -30,6 +30,26 @@ def test_results_come_in_task_order_and_every_sequence_is_released(make_engine, 
     assert sorted(map(id, finished)) == sorted(map(id, episodes))
 
 
+def test_tasks_are_taken_as_earlier_episodes_end(make_engine, make_client, make_tasks, tokenizer):
+    """Whoever shares the iterator can have what was not taken yet; results are in the order taken."""
+    scripts = [["<search>s</search>"] * (i % 3) + [f"<answer>{i}</answer>"] for i in range(7)]
+    engine, taken, ended, most = make_engine(scripts), [], [], 0
+
+    def one_by_one():
+        nonlocal most
+        for task in make_tasks(*"abcdefg"):
+            taken.append(task.question_id)
+            most = max(most, len(taken) - len(ended))
+            yield task
+
+    episodes = rollout(
+        engine, make_client(), one_by_one(), LOOP, tokenizer, max_under_way=3, on_finished=lambda e: ended.append(e)
+    )
+    assert [episode.question_id for episode in episodes] == taken == [f"q{i}" for i in range(7)]
+    assert [episode.answer for episode in episodes] == [str(i) for i in range(7)]
+    assert (most, len(ended), sorted(engine.released)) == (3, 7, list(range(7)))
+
+
 def test_nothing_to_do_is_no_error(make_engine, make_client, tokenizer):
     assert rollout(make_engine([]), make_client(), [], LOOP, tokenizer) == []
 
