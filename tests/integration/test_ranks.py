@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.multiprocessing
 
+from components.agent.engines.torch_engine import TorchEngine
 from components.contracts.errors import TrainingStopped
 from components.storage import open_storage
 from components.train.checkpoint import Checkpoints, TrainState
@@ -18,7 +19,9 @@ from components.train.packing import pack
 from components.train.ranks import in_turns, joined, max_over_ranks, rank, sum_over_ranks, world_size
 from components.train.sharding import whole, whole_parameters
 from components.train.supervised import imitate
+from components.train.weights import own_logprobs
 from tests.unit.train.conftest import invented_experience, small_config, tiny_policy
+from tests.unit.train.pupil import LetterTokenizer
 
 # Two thirds of the invented episodes leave the loss: their log-probabilities are far from those of the policy.
 DECOUPLED = {"mode": "decoupled", "sequence_low": 0.06, "sequence_high": 10.0, "veto_ratio": 0.001}
@@ -85,6 +88,12 @@ def saved_and_restored(parallel: ParallelConfig, folder: Path, name: str) -> lis
     return everything(other)
 
 
+class EndlessLetters(LetterTokenizer):
+    """What an engine asks of a tokenizer that ends and pads with nothing."""
+
+    eos_token_id = pad_token_id = None
+
+
 class SlowStorage:
     """Takes .2 s to store a file."""
 
@@ -116,6 +125,26 @@ def completed_on_the_way_out(parallel: ParallelConfig, folder: Path) -> dict[str
     return found
 
 
+def published_while_one_is_slow(parallel: ParallelConfig) -> float:
+    """Train, give this rank's engine the weights, of which one rank gathers each late; return how far it is off."""
+    config = small_config(parallel=parallel.model_dump())
+    learner, model = Learner(tiny_policy(), config, 0), tiny_policy()
+    engine = TorchEngine(model, EndlessLetters(), num_slots=2, max_context_tokens=32)
+    train_on(learner, invented_experience(EPISODES), 0)
+    asked = list(range(1, 20))
+    before = engine.score(asked)
+
+    def gathered():
+        for name, tensor in whole_parameters(learner.policy):
+            time.sleep(0.02 * (rank() == 0))
+            yield name, tensor
+
+    engine.publish(gathered())
+    expected = torch.tensor(own_logprobs(learner, asked))
+    assert (expected - torch.tensor(before)).abs().mean() > 1e-3, "there was nothing to publish"
+    return (expected - torch.tensor(engine.score(asked))).abs().max().item()
+
+
 def everything(learner: Learner) -> list[torch.Tensor]:
     weights = [tensor.clone() for module in learner.modules().values() for _, tensor in whole_parameters(module)]
     states = [optimizer.state_dict()["state"] for optimizer in learner.optimizers.values()]
@@ -137,6 +166,7 @@ def work(number: int, world: int, port: int, folder: str) -> None:
         found = {algorithm: updated_weights(algorithm, parallel) for algorithm in ALGORITHMS}
         found["restored"] = saved_and_restored(parallel, Path(folder), f"world_{world}")
         found["stopped"] = completed_on_the_way_out(parallel, Path(folder))
+        found["published"] = published_while_one_is_slow(parallel)
         found["dealt"] = in_turns([f"{i}" for i in range(11)][rank() :: world])
         found["sum"] = sum_over_ranks({"b": float(rank()), "a": 1.0})
         found["max"] = max_over_ranks({"x": float(rank())})
@@ -194,6 +224,11 @@ def test_ranks_complete_a_save_together_after_an_error_of_all_and_none_waits_for
     *others, last = together
     assert last["stopped"] == {"all": True, "one": False, "late": True}
     assert all(found["stopped"] == {"all": True, "late": True} for found in others)
+
+
+@pytest.mark.timeout(300)
+def test_weights_reach_the_engine_of_every_rank_although_one_gathers_them_late(together):
+    assert max(found["published"] for found in together) < 1e-5
 
 
 @pytest.mark.timeout(300)

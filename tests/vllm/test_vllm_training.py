@@ -47,7 +47,7 @@ class Forgetful:
 
 @pytest.fixture
 def make_trainer(pair, library, tmp_path):
-    def make(engine):
+    def make(engine, **settings):
         questions = [
             Question(id=f"nq:{i}", set_name="nq", question=f"who wrote the book dega duta {i}?", golden_answers=("x",))
             for i in range(12)
@@ -64,6 +64,7 @@ def make_trainer(pair, library, tmp_path):
                 "dev": {"every_steps": 1, "max_questions": 2},
                 "threads": 1,
             }
+            | settings
         )
         storage = open_storage(f"file://{tmp_path}/work")
         return Trainer(
@@ -95,6 +96,19 @@ def test_training_publishes_and_probes_every_step(pair, make_trainer):
         # One update from the engine's own samples: its log-probabilities are the learner's.
         assert metrics["engine/probe_error_nats"] < 1e-5
         assert metrics["time/publish_s"] > 0
+
+
+def test_rollouts_ahead_have_the_weights_from_before_the_update_and_publishing_is_probed_all_the_same(
+    pair, make_trainer
+):
+    correction = {"mode": "decoupled", "sequence_low": 0.5, "sequence_high": 2.0}
+    trainer = make_trainer(pair.vllm, steps=3, max_staleness_steps=1, correction=correction)
+    trainer.run(TrainState())
+    steps = [line for line in trainer.tracker.lines if "loss/policy" in line]
+    assert [metrics["rollout/staleness_steps"] for metrics in steps] == [0, 1, 1]
+    assert all(metrics["engine/probe_error_nats"] < 1e-5 for metrics in steps)
+    gaps = [metrics["kl/rollout_vs_trainer"] for metrics in steps]
+    assert gaps[0] < 1e-9 < min(gaps[1:])
 
 
 def test_lost_update_stops_the_run(pair, make_trainer):

@@ -19,6 +19,7 @@ from transformers import Cache, CacheLayerMixin
 from components.agent.engines.protocol import TurnOutput, TurnRequest
 from components.agent.engines.sampling import sample_tokens
 from components.agent.engines.turn_ends import TurnEnds
+from components.contracts.errors import EngineError
 
 LONGEST_PER_SHORTEST = 1.5
 """Most that the prefills of one forward pass may differ in length: padding costs as much as tokens do."""
@@ -141,11 +142,18 @@ class TorchEngine:
 
     @torch.no_grad()
     def publish(self, named_tensors: Iterable[tuple[str, torch.Tensor]]) -> None:
-        """Take new weights, one tensor at a time, and forget every sequence; a shared module has them already."""
-        own = dict(self.model.named_parameters())
+        """Take new weights, one tensor at a time, and forget every sequence; a shared module has them already.
+
+        Raises:
+            EngineError: a weight of the model got no tensor.
+        """
+        missing = dict(self.model.named_parameters())
         for name, tensor in named_tensors:
-            if own[name].data_ptr() != tensor.data_ptr():
-                own[name].copy_(tensor)
+            own = missing.pop(name)
+            if own.data_ptr() != tensor.data_ptr():
+                own.copy_(tensor)
+        if missing:
+            raise EngineError(f"{len(missing)} weights were not published, for example {min(missing)}")
         self.reset_cache()
 
     def sleep(self) -> None:

@@ -1,5 +1,6 @@
 """The probe after a publish, with the torch engine as one that is right and doubles that are wrong."""
 
+import copy
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -92,6 +93,22 @@ def test_probe_text_fits_the_context(loaded, context, length):
 
 def test_torch_engine_shares_the_trainers_module(engine, loaded):
     assert engine.model is loaded[0]
+
+
+def test_torch_engine_with_a_copy_knows_only_what_was_published(loaded):
+    """Nothing else notices a lost weight here: the trainer probes vLLM alone."""
+    engine, _ = open_engine("torch", BUNDLED, **LIMITS)
+    model, ids = copy.deepcopy(loaded[0]), probe_ids(loaded[1], 128)
+    before = engine.score(ids)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(1.01)
+    assert engine.score(ids) == before
+    assert engine.score(ids) != pytest.approx(plain_logprobs(model, ids), abs=1e-3)
+    with pytest.raises(EngineError, match=r"1 weights were not published, for example model\.norm\.weight"):
+        engine.publish((name, tensor) for name, tensor in model.named_parameters() if name != "model.norm.weight")
+    engine.publish(model.named_parameters())
+    assert check_weights(engine, ids, lambda whole: plain_logprobs(model, whole), 1e-4) < 1e-5
 
 
 @pytest.mark.skipif(find_spec("vllm") is not None, reason="vLLM is installed")
