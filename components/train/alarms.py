@@ -48,7 +48,7 @@ def observe_rollouts(state: TrainState, metrics: Mapping[str, float], config: De
 
 
 def mismatch_limit(config: CorrectionConfig, staleness_steps: int) -> float:
-    """Return how far engine and trainer may be apart: once the limit for the engine, and once for each update between."""
+    """Return how far engine and trainer may be apart: the limit for the engine, once more for each update between."""
     return config.max_mismatch_kl * (1 + staleness_steps)
 
 

@@ -48,7 +48,8 @@ def test_each_batch_is_sampled_beside_the_update_before_it_with_the_weights_from
     assert ["time/overlapped_s" in metrics for metrics in steps] == [True, True, True, False]
 
 
-def test_first_step_is_the_same_with_and_without_looking_ahead_and_later_ones_are_not(make_trainer):
+def test_from_equal_episodes_a_step_learns_the_same_with_and_without_looking_ahead(make_trainer):
+    """The pupil samples alike whatever the weights."""
     ahead = make_trainer([0.3], steps=2, folder="ahead", **AHEAD)
     level = make_trainer([0.3], steps=2, folder="level", correction=AHEAD["correction"])
     for trainer in (ahead, level):
@@ -58,7 +59,6 @@ def test_first_step_is_the_same_with_and_without_looking_ahead_and_later_ones_ar
     for step in (1, 2):
         for trainer in (ahead, level):
             trainer.checkpoints.restore(f"step_{step:06d}", trainer.learner)
-        # The pupil samples alike whatever the weights, so that both learn alike too.
         assert torch.equal(weights(ahead.learner.policy), weights(level.learner.policy))
 
 
