@@ -1,7 +1,8 @@
 """Which rank plays which tasks of a rollout, and how the episodes come home in task order.
 
-`fixed` deals the tasks in turns. `stealing` lets each rank take the next one from a counter that all of them share
-whenever it has room, so that a rank with long episodes plays fewer.
+`fixed` deals the tasks in turns; ranks that share a model (vLLM's tensor parallelism) play the same ones together.
+`stealing` lets each rank take the next one from a counter that all of them share whenever it has room, so that a rank
+with long episodes plays fewer.
 """
 
 import os
@@ -23,6 +24,8 @@ class Hand:
 
     def __init__(self, tasks: Sequence[EpisodeTask], numbers: Iterable[int], max_under_way: int | None) -> None:
         self._tasks, self._numbers = tasks, numbers
+        self.num_tasks = len(tasks)
+        """Of the whole rollout."""
         self.max_under_way = max_under_way
         """Episodes this rank may play at a time; None is all of them."""
         self.taken: list[int] = []
@@ -44,11 +47,13 @@ class TaskSharing:
         is_shared = config.parallel.share_rollouts == "stealing" and world_size() > 1
         self._counter = _shared_counter() if is_shared else None
         self._num_slots, self._num_deals = config.num_slots, 0
+        self._ranks_per_engine = config.vllm.tensor_parallel if config.engine == "vllm" else 1
 
     def deal(self, tasks: Sequence[EpisodeTask]) -> Hand:
         """Return this rank's hand; every rank must deal the same rollouts in the same order."""
         if self._counter is None:
-            return Hand(tasks, range(rank(), len(tasks), world_size()), None)
+            engine, num_engines = rank() // self._ranks_per_engine, world_size() // self._ranks_per_engine
+            return Hand(tasks, range(engine, len(tasks), num_engines), None)
         self._num_deals += 1
         fair_share = -(-len(tasks) // world_size())
         lookahead = max(1, min(self._num_slots, int(LOOKAHEAD_FRAC * fair_share)))
@@ -58,8 +63,8 @@ class TaskSharing:
         """Return the episodes of all ranks in task order; `episodes` are those of `hand`, in the order handed out."""
         numbered = in_turns(list(zip(hand.taken, episodes, strict=True)))
         by_number = dict(numbered)
-        assert sorted(by_number) == list(range(len(numbered))), "a task was lost or played twice"
-        return [by_number[number] for number in range(len(numbered))]
+        assert len(numbered) == hand.num_tasks * self._ranks_per_engine, "a task was lost or played twice"
+        return [by_number[number] for number in range(hand.num_tasks)]
 
 
 def _claimed(counter: dist.Store, key: str, count: int) -> Iterator[int]:

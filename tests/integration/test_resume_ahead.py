@@ -36,13 +36,10 @@ def test_killed_and_resumed_run_ends_with_the_same_bits(both):
     assert list(map(comparable, found)) == list(map(comparable, expected))
 
 
-def test_episodes_were_a_step_old_and_the_engine_had_the_weights_from_before(both, inputs, tmp_path):
+def test_episodes_were_a_step_old_and_the_engine_had_the_weights_from_before(both):
     """Only the first batch is as near to the trainer as one that was not sampled ahead."""
     records = read_metrics(fetch(both[1]) / "metrics.jsonl")[1:]
     assert [record["rollout/staleness_steps"] for record in records] == [0, 1, 1, 1, 1, 1]
     gaps = [record["kl/rollout_vs_trainer"] for record in records]
     assert gaps[0] < 1e-9 < 1e-7 < min(gaps[1:])
     assert max(record["correction/masked_episodes_frac"] for record in records) < 0.5
-    level = train(tmp_path / "runs", inputs, AHEAD | {"max_staleness_steps": 0})
-    assert weights(level) != weights(both[1])
-    assert max(r["kl/rollout_vs_trainer"] for r in read_metrics(fetch(level) / "metrics.jsonl")[1:]) < 1e-9

@@ -68,19 +68,25 @@ def play(sharing: TaskSharing, engine: CountingEngine, name: str, pool: ThreadPo
 
 
 def work(number: int, world: int, port: int, fails: bool, queue) -> None:
-    """Play three rollouts: stolen, stolen in a thread, dealt; the first rank is slow, the last one may be killed."""
+    """Play rollouts that are stolen, stolen in a thread, dealt, and dealt to pairs that share an engine.
+
+    The first rank is slow, the last one may be killed.
+    """
     os.environ |= {"RANK": str(number), "WORLD_SIZE": str(world), "LOCAL_RANK": str(number)}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     parallel = {"cpu_ranks": world}
+    pairs = {"engine": "vllm", "vllm": {"tensor_parallel": 2}}
     configs = [TrainConfig(parallel=parallel | {"share_rollouts": mode}, num_slots=4) for mode in ("stealing", "fixed")]
+    configs.append(TrainConfig(parallel=parallel, **pairs))
     with joined(configs[0].parallel), ThreadPoolExecutor(1) as pool:
-        stealing, fixed = map(TaskSharing, configs)
+        stealing, fixed, paired = map(TaskSharing, configs)
         step_s = 0.05 if rank() == 0 else 0.005
-        engines = [CountingEngine(step_s, fails_at=1 if fails and number == world - 1 else -1) for _ in range(3)]
+        engines = [CountingEngine(step_s, fails_at=1 if fails and number == world - 1 else -1) for _ in range(4)]
         answers = [
             play(stealing, engines[0], "a"),
             play(stealing, engines[1], "b", pool),
             play(fixed, engines[2], "c"),
+            play(paired, engines[3], "d"),
         ]
         queue.put((number, answers, [(engine.played, engine.most_waiting) for engine in engines]))
 
@@ -98,13 +104,15 @@ def launch(world: int, fails: bool = False) -> list[tuple]:
 
 def check(found: list[tuple]) -> None:
     for answers, _ in found:
-        assert answers == [[f"{name}{i}" for i in range(TASKS)] for name in "abc"]
+        assert answers == [[f"{name}{i}" for i in range(TASKS)] for name in "abcd"]
     for stolen in (0, 1):
         slow, *others = [work[stolen] for _, work in found]
         assert slow[0] + sum(played for played, _ in others) == TASKS
         assert slow[0] < min(played for played, _ in others)
         assert max(waiting for _, waiting in (slow, *others)) <= 4
-    assert {work[2] for _, work in found} == {(TASKS // len(found), TASKS // len(found))}
+    for dealt, ranks_per_engine in ((2, 1), (3, 2)):
+        share = TASKS * ranks_per_engine // len(found)
+        assert {work[dealt] for _, work in found} == {(share, share)}
 
 
 @pytest.mark.timeout(120)
