@@ -15,6 +15,7 @@ from components.base_model.pretrain import Progress, pretrain
 from components.contracts.errors import BoundaryError, ConfigError, MissingError
 from components.contracts.step import Step, StepContext, StepResult
 from components.storage import publish
+from components.storage.failures import TaskFailures
 
 TRAINING_LOG = "pretraining.jsonl"
 
@@ -140,4 +141,4 @@ def _num_parameters(model_folder: Path) -> int:
     return total
 
 
-step = Step("base_model", BaseModelConfig, run)
+step = Step("base_model", BaseModelConfig, run, TaskFailures.of_environment)

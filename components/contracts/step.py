@@ -10,19 +10,16 @@ import json
 import os
 import sys
 import time
-import traceback
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 from components.contracts.config import StepConfig, merge, parse_overrides, read_config_file
 from components.contracts.errors import ConfigError, SearchR1Error
+from components.contracts.failures import ERROR_FILE_VARIABLE as ERROR_FILE_VARIABLE
+from components.contracts.failures import FailureLog, failures_reported
 from components.contracts.manifest import Manifest, ProducedBy
-
-ERROR_FILE_VARIABLE = "SEARCHR1_ERROR_FILE"
-"""Environment variable naming a JSON file that receives the error of a failed step."""
 
 OUTPUT_NAMES = {"manifest": "manifest.json", "card": "card.md", "metrics": "metrics.json", "html": "report.html"}
 """Output -> its file in the folder a command line names."""
@@ -77,24 +74,6 @@ class TaskArtifact(Protocol):
     metadata: dict[str, Any]
 
 
-@contextmanager
-def failures_reported(step: str) -> Iterator[None]:
-    """Write a failure of the block to the file that `SEARCHR1_ERROR_FILE` names.
-
-    Raises:
-        SystemExit: the block raised an error of our tree, which is printed; carries the error's exit code.
-    """
-    try:
-        yield
-    except SearchR1Error as error:
-        _record_failure(step, error)
-        print(f"{step}: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
-        raise SystemExit(error.exit_code) from None
-    except Exception as error:
-        _record_failure(step, error)
-        raise
-
-
 @dataclass(frozen=True)
 class Step:
     """Binds a name and a config class to a run function."""
@@ -102,20 +81,25 @@ class Step:
     name: str
     config_class: type[StepConfig]
     run: Callable[..., StepResult]
+    failures: Callable[[str, str], FailureLog] | None = None
+    """Opens, from storage root and name of the step, where a KFP task leaves its failure beside the error file."""
 
-    def execute(self, settings: str, inputs: dict[str, str], outputs: dict[str, str]) -> StepResult:
+    def execute(
+        self, settings: str, inputs: dict[str, str], outputs: dict[str, str], log: FailureLog | None = None
+    ) -> StepResult:
         """Run from `settings` (JSON: storage_root, code_sha256, config) and return the result.
 
         `inputs` maps input names to local manifest files; `outputs` maps `manifest`, `card`, `metrics`
-        and `html` to the files to write. A failure is written to the file that `SEARCHR1_ERROR_FILE`
-        names and ends the process with the error's exit code; no output file is written then.
+        and `html` to the files to write. A failure is written to the file that `SEARCHR1_ERROR_FILE` names
+        and to `log`, and ends the process with the error's exit code; no output file is written then.
         """
-        with failures_reported(self.name):
+        with failures_reported(self.name, log):
             given = json.loads(settings)
             config = self.config_class.parse(given["config"], where=self.name)
             context = StepContext(self.name, given["storage_root"], given["code_sha256"], config.sha256())
             manifests = {name: Manifest.read(path) for name, path in inputs.items()}
             result = self.run(config, context, **manifests)
+            result.card = f"{result.card.rstrip()}\n\n{_provenance(result.manifest, manifests)}"
         _write_outputs(result, outputs)
         return result
 
@@ -127,7 +111,8 @@ class Step:
         The manifest artifact carries digest and URI in its metadata, the metrics artifact the headline numbers.
         """
         paths = {name: artifact.path for name, artifact in outputs.items()}
-        result = self.execute(settings, {name: artifact.path for name, artifact in inputs.items()}, paths)
+        log = self.failures(json.loads(settings)["storage_root"], self.name) if self.failures else None
+        result = self.execute(settings, {name: artifact.path for name, artifact in inputs.items()}, paths, log)
         labels = {"manifest": {"digest": result.manifest.digest, "uri": result.manifest.uri}, "metrics": result.metrics}
         for name, artifact in outputs.items():
             artifact.metadata.update(labels.get(name, {}))
@@ -166,6 +151,16 @@ class Step:
             print(result.manifest.to_json())
 
 
+def _provenance(made: Manifest, inputs: Mapping[str, Manifest]) -> str:
+    """Return what came in, what came out, the time it took and where to see more, as Markdown."""
+    rows = [f"| in: {name} | `{source.digest[:16]}` | `{source.uri}` |" for name, source in inputs.items()]
+    rows.append(f"| out: {made.kind} | `{made.digest[:16]}` | `{made.uri}` |")
+    link = f" [MLflow run]({made.mlflow['url']})" if made.mlflow.get("url") else ""
+    by = made.produced_by
+    table = "\n".join(["| | digest | where |", "|---|---|---|", *rows])
+    return f"{table}\n\nMade in {by.seconds:.1f} s by code `{by.version}`, commit `{by.git_commit[:12]}`.{link}\n"
+
+
 def _name_and_path(entry: str) -> tuple[str, str]:
     name, equals, path = entry.partition("=")
     if not equals:
@@ -183,19 +178,3 @@ def _write_outputs(result: StepResult, outputs: dict[str, str]) -> None:
     for name, path in outputs.items():
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         Path(path).write_text(contents[name], encoding="utf-8")
-
-
-def _record_failure(step: str, error: BaseException) -> None:
-    target = os.environ.get(ERROR_FILE_VARIABLE)
-    # Among ranks the first failure is the cause, the others are its consequence.
-    if not target or ("RANK" in os.environ and Path(target).exists()):
-        return
-    known = isinstance(error, SearchR1Error)
-    record = {
-        "step": step,
-        "type": type(error).__name__,
-        "message": str(error),
-        "exit_code": error.exit_code if known else 1,
-        "traceback": "" if known else "".join(traceback.format_exception(error)),
-    }
-    Path(target).write_text(json.dumps(record), encoding="utf-8")

@@ -16,3 +16,5 @@ class CorpusConfig(StepConfig):
     """So many malformed lines are left out with a warning; one more stops the step."""
     passages_per_file: int = Field(default=250_000, ge=1)
     """Passages in one output file; the index is built with at most one thread per file."""
+    source_version: str = Field(default="", pattern=r"^[0-9a-f]{0,64}$")
+    """What the source held when the run began; set by the resolve step, so that no cache serves older content."""

@@ -11,6 +11,7 @@ from components.corpus.convert import Tally, convert
 from components.fictional_world.uri import SCHEME, world_of_uri
 from components.fictional_world.writer import write_world
 from components.storage import publish, sha256_of
+from components.storage.failures import TaskFailures
 from components.storage.source import fetch_source, pinned_uri, public_uri
 from components.storage.work import work_folder
 
@@ -76,4 +77,4 @@ def _card(manifest: Manifest, tally: Tally) -> str:
     )
 
 
-step = Step("corpus", CorpusConfig, run)
+step = Step("corpus", CorpusConfig, run, TaskFailures.of_environment)

@@ -24,6 +24,7 @@ from components.evaluate.ranks import answer_job
 from components.evaluate.request import Request, evaluate_request
 from components.evaluate.stored import evaluation_manifest, stored_evaluation
 from components.storage import publish
+from components.storage.failures import TaskFailures
 from components.tracking import open_tracker
 
 __all__ = ["OUTPUTS", "Request", "evaluate_request", "report", "run", "step"]
@@ -144,4 +145,4 @@ def _loop_of(model: Manifest, config: EvaluateConfig) -> LoopConfig:
     return LoopConfig.parse(model.metadata["loop"], where="checkpoint.loop")
 
 
-step = Step("evaluate", EvaluateConfig, run)
+step = Step("evaluate", EvaluateConfig, run, TaskFailures.of_environment)

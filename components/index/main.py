@@ -15,6 +15,7 @@ from components.search.jvm import anserini_jar
 from components.search.lucene import LuceneSearcher
 from components.search.open import LUCENE_FOLDER
 from components.storage import fetch, publish
+from components.storage.failures import TaskFailures
 from components.storage.work import work_folder
 
 ANALYZER = "Anserini DefaultEnglishAnalyzer: Porter stemmer, English stop words"
@@ -92,4 +93,4 @@ def _card(manifest: Manifest, golden: list[GoldenQuery]) -> str:
     )
 
 
-step = Step("index", IndexConfig, run)
+step = Step("index", IndexConfig, run, TaskFailures.of_environment)

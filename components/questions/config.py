@@ -44,3 +44,5 @@ class QuestionsConfig(StepConfig):
     """What happens to a training or dev question whose text is also a test question."""
     max_malformed_rows: int = Field(default=0, ge=0)
     """So many malformed rows of a file are left out with a warning; one more stops the step."""
+    source_version: str = Field(default="", pattern=r"^[0-9a-f]{0,64}$")
+    """What the sources held when the run began; set by the resolve step, so that no cache serves older content."""

@@ -13,6 +13,7 @@ from components.questions.config import QuestionsConfig
 from components.questions.layout import ALLOWED, SPLITS, candidates
 from components.questions.roles import Roles, assign
 from components.storage import publish
+from components.storage.failures import TaskFailures
 from components.storage.source import fetch_source, pinned_uri, public_uri
 from components.storage.work import work_folder
 
@@ -96,4 +97,4 @@ def _size(roles: Roles, role: str, name: str) -> str:
     return f"{len(questions)} of {sample['of']} (seed {sample['seed']})" if sample else str(len(questions))
 
 
-step = Step("questions", QuestionsConfig, run)
+step = Step("questions", QuestionsConfig, run, TaskFailures.of_environment)

@@ -70,6 +70,11 @@ class LocalStorage:
             files = [path for path in folder.rglob("*") if path.is_file() and path.suffix != _UNFINISHED]
             return sorted((self._info(path) for path in files), key=lambda info: info.key)
 
+    def info(self, key: str) -> ObjectInfo:
+        """See `Storage`."""
+        with disk(self.path(key)):
+            return self._info(self._existing(key))
+
     def exists(self, key: str) -> bool:
         """See `Storage`."""
         return self.path(key).is_file()

@@ -49,6 +49,10 @@ class Storage(Protocol):
         """Return the objects in the folder `prefix` and below, sorted by key; a missing folder has none."""
         ...
 
+    def info(self, key: str) -> ObjectInfo:
+        """Return size, entity tag and time of the object without reading it."""
+        ...
+
     def exists(self, key: str) -> bool:
         """Return whether the object exists."""
         ...

@@ -80,11 +80,16 @@ class S3Storage:
             key=lambda info: info.key,
         )
 
+    def info(self, key: str) -> ObjectInfo:
+        """See `Storage`."""
+        with self._boundary(key):
+            found = self._client.head_object(Bucket=self.bucket, Key=self._full(key))
+        return ObjectInfo(key, found["ContentLength"], found["ETag"].strip('"'), found["LastModified"].timestamp())
+
     def exists(self, key: str) -> bool:
         """See `Storage`."""
         try:
-            with self._boundary(key):
-                self._client.head_object(Bucket=self.bucket, Key=self._full(key))
+            self.info(key)
         except MissingError:
             return False
         return True

@@ -16,6 +16,7 @@ from components.contracts.errors import ConfigError, ManifestError
 from components.contracts.manifest import FileEntry, Manifest, content_digest
 from components.contracts.step import Step, StepContext, StepResult
 from components.storage import fetch, open_storage, sha256_of
+from components.storage.failures import TaskFailures
 from components.summary.config import SummaryConfig
 from components.summary.schema import LineageLink, RegistrySummary, Summary, TrainSummary, scores_of
 
@@ -118,4 +119,4 @@ def _card(summary: Summary, means: dict[str, float]) -> str:
     return "\n".join([*lines, f"Registry: {summary.registry.decision}", "", f"Report: {summary.report}", ""])
 
 
-step = Step("summary", SummaryConfig, run)
+step = Step("summary", SummaryConfig, run, TaskFailures.of_environment)

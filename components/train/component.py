@@ -1,7 +1,7 @@
 """KFP declaration of the train step."""
 
 from kfp import dsl
-from kfp.dsl import Artifact, Dataset, Input, Markdown, Metrics, Model, Output
+from kfp.dsl import HTML, Artifact, Dataset, Input, Markdown, Metrics, Model, Output
 
 
 @dsl.component(base_image="python:3.11", install_kfp_package=False)
@@ -13,6 +13,7 @@ def train(
     manifest: Output[Model],
     card: Output[Markdown],
     metrics: Output[Metrics],
+    html: Output[HTML],
 ):
     """Teach the model to search by reinforcement learning; resumes from its last checkpoint."""
     from components.train.main import step
@@ -22,4 +23,4 @@ def train(
         "index": index,
         "questions": questions,
     }
-    step.execute_task(settings, inputs, {"manifest": manifest, "card": card, "metrics": metrics})
+    step.execute_task(settings, inputs, {"manifest": manifest, "card": card, "metrics": metrics, "html": html})

@@ -17,6 +17,7 @@ from components.contracts.question import Question
 from components.contracts.step import Step, StepContext, StepResult
 from components.search.open import check_reachable, search_client, searcher_for
 from components.storage import Storage, fetch, open_storage, publish
+from components.storage.failures import TaskFailures
 from components.tracking import RUN_FILE, Tracker, open_tracker, silent_tracker
 from components.train.ahead import check_ahead
 from components.train.checkpoint import Checkpoints, TrainState
@@ -31,6 +32,7 @@ from components.train.sharding import save_model
 from components.train.stop import StopRequest
 from components.train.supervised import SupervisedTrainer
 from components.train.trainer import Trainer
+from components.train.training_page import training_page
 from components.train.trainjob_progress import ProgressReport
 
 METRICS_NAME = "metrics.jsonl"
@@ -223,7 +225,8 @@ def _publish(
     if rank() == 0:
         manifests = [_published(config, context, inputs, trainer, state, model)]
     (manifest,) = in_turns(manifests)
-    return StepResult(manifest, _card(config, state, manifest), _headline(state))
+    html = training_page(manifest, inputs) if rank() == 0 else ""
+    return StepResult(manifest, _card(config, state, manifest), _headline(state), html)
 
 
 def _published(
@@ -278,4 +281,4 @@ def _card(config: TrainConfig, state: TrainState, manifest: Manifest) -> str:
     )
 
 
-step = Step("train", TrainConfig, run)
+step = Step("train", TrainConfig, run, TaskFailures.of_environment)

@@ -1,6 +1,7 @@
 """A step run from files leaves its outputs in files, or an error and an exit code, never half of both."""
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -54,7 +55,11 @@ def test_execute_reads_inputs_and_writes_outputs(tmp_path: Path) -> None:
     assert manifest.inputs == {"corpus": "d1"}
     assert manifest.produced_by.step == "count"
     assert manifest.produced_by.config_sha256 == CountConfig(limit=7).sha256()
-    assert (tmp_path / "out" / "card").read_text() == "# Done"
+    card = (tmp_path / "out" / "card").read_text()
+    assert card.startswith("# Done\n\n")
+    assert "| in: corpus | `d1` | `file:///x` |" in card
+    assert "| out: corpus | `d1` |" in card
+    assert "Made in 0." in card
     assert json.loads((tmp_path / "out" / "metrics").read_text()) == {"passages": 7}
 
 
@@ -131,3 +136,68 @@ def test_work_key_follows_config_code_and_inputs() -> None:
         context.work_key({"corpus": INPUT.model_copy(update={"digest": "d2"})}),
     ]
     assert [other == key for other in others] == [True, False, False, False]
+
+
+class Log:
+    """A failure log in memory."""
+
+    def __init__(self, earlier: dict | None = None) -> None:
+        self.earlier, self.kept, self.num_forgotten = earlier or {}, [], 0
+
+    def keep(self, record: dict) -> None:
+        self.kept.append(record)
+
+    def to_repeat(self) -> dict:
+        return self.earlier
+
+    def forget(self) -> None:
+        self.num_forgotten += 1
+
+
+def speak(config: CountConfig, context: StepContext) -> StepResult:
+    print("\n".join(f"line {number}" for number in range(99)))
+    print("working " + "x" * 9999, end="\r")
+    print("to the end", file=sys.stderr)
+    raise UserError("bad")
+
+
+def test_the_log_gets_the_error_with_the_last_lines(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    log = Log()
+    with pytest.raises(SystemExit):
+        Step("count", CountConfig, speak).execute(settings(), {}, {}, log)
+    (record,) = log.kept
+    assert (record["type"], record["exit_code"]) == ("UserError", 2)
+    assert record["last_lines"][0] == "line 71"
+    assert record["last_lines"][-1] == "to the end"
+    assert max(map(len, record["last_lines"])) <= 500
+    shown = capsys.readouterr()
+    assert "line 0\n" in shown.out
+    assert "to the end" in shown.err
+
+
+def test_a_retry_does_not_meet_the_same_user_error_at_full_cost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setenv(ERROR_FILE_VARIABLE, str(tmp_path / "error.json"))
+    log = Log({"type": "CorpusError", "message": "line 3", "exit_code": 2})
+    with pytest.raises(SystemExit) as raised:
+        Step("count", CountConfig, fail_with(AssertionError("ran"))).execute(settings(), {}, {}, log)
+    assert raised.value.code == 2
+    assert "count: CorpusError: line 3" in capsys.readouterr().err
+    assert json.loads((tmp_path / "error.json").read_text()) == log.earlier
+    assert log.kept == []
+
+
+def test_a_success_forgets_the_failure_of_an_earlier_attempt(tmp_path: Path) -> None:
+    INPUT.write(tmp_path / "corpus.json")
+    log = Log()
+    Step("count", CountConfig, count).execute(settings(), {"corpus": str(tmp_path / "corpus.json")}, {}, log)
+    assert (log.kept, log.num_forgotten) == ([], 1)
+
+
+def test_a_task_opens_the_log_of_its_storage_root() -> None:
+    opened = []
+    step = Step("count", CountConfig, fail_with(UserError("bad")), lambda *given: opened.append(given) or Log())
+    with pytest.raises(SystemExit):
+        step.execute_task(settings(), {}, {})
+    assert opened == [("file:///data", "count")]
