@@ -20,3 +20,5 @@ class RegisterConfig(StepConfig):
     """Resamples behind the interval of the gain."""
     seed: int = Field(default=0, ge=0, le=2**31 - 1)
     """Of the bootstrap."""
+    corpus_version: str = Field(default="", pattern=r"^[0-9a-f]{0,64}$")
+    """Version of the corpus the run began with; set by the resolve step, a tag of the model version."""

@@ -20,6 +20,8 @@ from components.register.model_files import has_model_files, loop_of, write_mode
 from components.register.registry import CHAMPION, DECISION_TAG, Registry, promote, rollback
 from components.register.tags import candidate_from_tags, version_tags
 from components.storage import check_stored, publish
+from components.storage.failures import TaskFailures
+from components.tracking.registered import CORPUS_VERSION_TAG
 
 __all__ = ["promote", "rollback", "run", "step"]
 _TRIES = 5
@@ -41,9 +43,12 @@ def run(
     _check_inputs(checkpoint, evaluation, index)
     scores = read_scores(evaluation)
     challenger = Candidate("", read_answers(evaluation), index.digest, loop_of(checkpoint).model_dump(mode="json"))
-    tags = version_tags(checkpoint, evaluation, index, loop_of(checkpoint), challenger.mean_em)
+    tags = version_tags(checkpoint, evaluation, index, loop_of(checkpoint), challenger.mean_em, config.corpus_version)
     description = version_card(config.model_name, checkpoint, index, scores)
     version, is_judged = _version_of(registry, checkpoint, index, tags, description)
+    if config.corpus_version:
+        # A corpus may be replaced by another one of the same content: this checkpoint knows the newest of them.
+        registry.set_tags(version, {CORPUS_VERSION_TAG: config.corpus_version})
     if is_judged:
         verdict = Verdict("unchanged", (f"version {version} was made from this checkpoint and judged before",))
     else:
@@ -140,4 +145,4 @@ def _published(
         )
 
 
-step = Step("register", RegisterConfig, run)
+step = Step("register", RegisterConfig, run, TaskFailures.of_environment)

@@ -4,18 +4,17 @@ Three aliases: `champion` answers users, `previous` is the one before it, `chall
 not pass. MLflow's aliases know no compare-and-set: whoever moves the champion reads it again first.
 """
 
-import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Self
 
 from components.contracts.errors import MissingError, TrackingError, UserError
 from components.tracking import open_client, tracking_boundary, without_credentials
+from components.tracking.registered import CHALLENGER, CHAMPION, PREVIOUS, registry_uri
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion
 
-CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
 CHECKPOINT_TAG = "checkpoint.sha256"
 DECISION_TAG = "gate.decision"
 _REGISTRATION_RETRIES = 7
@@ -34,13 +33,7 @@ class Registry:
         Raises:
             UserError: no tracking server is configured.
         """
-        tracking_uri = os.environ.get("MLFLOW_TRACKING_URI", "")
-        if not tracking_uri:
-            raise UserError(
-                "MLFLOW_TRACKING_URI is not set, so there is no model registry",
-                "an MLflow server's URL, or sqlite:////absolute/path/mlflow.db",
-                "set it, or start with `searchr1 run`, which uses a SQLite file",
-            )
+        tracking_uri = registry_uri()
         return cls(open_client(tracking_uri, _REGISTRATION_RETRIES), tracking_uri, name)
 
     def url(self, version: str) -> str:

@@ -10,12 +10,18 @@ from components.register.answers import read_answers
 from components.register.gate import Candidate
 from components.register.registry import CHECKPOINT_TAG
 from components.storage import open_storage
+from components.tracking.registered import CORPUS_VERSION_TAG
 
 _EVALUATION_TAG, _INDEX_TAG, _LOOP_TAG = "evaluation.uri", "index.digest", "loop.config"
 
 
 def version_tags(
-    checkpoint: Manifest, evaluation: Manifest, index: Manifest, loop: LoopConfig, mean_em: float
+    checkpoint: Manifest,
+    evaluation: Manifest,
+    index: Manifest,
+    loop: LoopConfig,
+    mean_em: float,
+    corpus_version: str = "",
 ) -> dict[str, str]:
     """Return the tags a new version gets; what is unknown is left out."""
     tags = {
@@ -27,6 +33,7 @@ def version_tags(
         "index.kind": str(index.metadata.get("index_kind", "")),
         "index.uri": index.uri,
         "corpus.digest": index.inputs.get("corpus", ""),
+        CORPUS_VERSION_TAG: corpus_version,
         "questions.digest": evaluation.inputs.get("questions", ""),
         "base_model.digest": checkpoint.inputs.get("base_model", ""),
         "config.sha256": checkpoint.produced_by.config_sha256,

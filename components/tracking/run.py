@@ -1,8 +1,7 @@
 """The MLflow run behind a tracker: attach to the one that is given, else find or create it.
 
 Order: `MLFLOW_RUN_ID` (a launcher made it and will end it); the run this folder was tracked by before;
-a child of `SEARCHR1_MLFLOW_PARENT_RUN_ID` with the same name and parameters; a new child; without a parent
-a new run.
+a child of the parent (see `parent.py`) with the same name and parameters; a new child; without a parent a new run.
 The client is told everything explicitly: MLflow's fluent API would end a launcher's run at exit.
 """
 
@@ -22,14 +21,13 @@ from components.tracking.client import (
     tracking_boundary,
     without_credentials,
 )
+from components.tracking.parent import experiment_id, parent_run_id
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
 RUN_ID_VARIABLE = "MLFLOW_RUN_ID"
-PARENT_VARIABLE = "SEARCHR1_MLFLOW_PARENT_RUN_ID"
-EXPERIMENT_VARIABLE = "MLFLOW_EXPERIMENT_NAME"
 ATTEMPT_METRIC = "progress/attempt"
 """Logged with every batch, so that its history tells which steps the run already has."""
 _PARENT_TAG = "mlflow.parentRunId"
@@ -130,7 +128,7 @@ class MlflowRun:
 
 
 def _own_run(client: "MlflowClient", tracking_uri: str, run_name: str, folder: Path, identity: str) -> "Run":
-    parent = os.environ.get(PARENT_VARIABLE, "")
+    parent = parent_run_id(client, experiment_id(client, tracking_uri))
     run = _run_of_folder(client, tracking_uri, folder) or _child_of(client, parent, identity)
     if run is None:
         experiment = client.get_run(parent).info.experiment_id if parent else experiment_id(client, tracking_uri)
@@ -176,23 +174,6 @@ def _child_of(client: "MlflowClient", parent: str, identity: str) -> "Run | None
 def _identity(run_name: str, params: Mapping[str, Any]) -> str:
     values = json.dumps([run_name, _flat(params)], sort_keys=True, default=str)
     return hashlib.sha256(values.encode()).hexdigest()[:32]
-
-
-def experiment_id(client: "MlflowClient", tracking_uri: str) -> str:
-    """Return the id of the experiment that `MLFLOW_EXPERIMENT_NAME` names (`searchr1` unless set), made if needed.
-
-    Beside a SQLite file the artifacts lie in the same folder; MLflow's own default is the working directory.
-    """
-    name = os.environ.get(EXPERIMENT_VARIABLE) or "searchr1"
-    found = client.get_experiment_by_name(name)
-    if found is not None:
-        return found.experiment_id
-    database = tracking_uri.removeprefix("sqlite:///")
-    if database == tracking_uri:
-        return client.create_experiment(name)
-    return client.create_experiment(
-        name, artifact_location=f"file://{Path(database).absolute().parent}/mlflow-artifacts"
-    )
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -11,6 +11,7 @@ from components.contracts.manifest import Manifest
 from components.register.main import promote, rollback
 from components.register.registry import CHAMPION, CHECKPOINT_TAG, DECISION_TAG, PREVIOUS
 from components.storage import fetch, open_storage
+from components.tracking.registered import corpus_versions
 
 GOOD, BETTER, BAD = [1, 1, 0, 0] * 10, [1, 1, 1, 1] * 10, [0] * 40
 
@@ -279,3 +280,13 @@ def test_without_a_registry_the_message_says_what_to_do(shelf, monkeypatch: pyte
     with pytest.raises(UserError, match="MLFLOW_TRACKING_URI is not set") as raised:
         shelf.registered("weights", {"nq": GOOD})
     assert "searchr1 run" in str(raised.value)
+
+
+def test_a_version_knows_its_corpus_and_the_newest_of_equal_ones(shelf) -> None:
+    checkpoint = shelf.checkpoint("weights")
+    evaluation = shelf.evaluation(checkpoint, {"nq": GOOD})
+    for version in ("ab", "cd"):
+        shelf.register(checkpoint, evaluation, corpus_version=version)
+        assert corpus_versions(shelf.name) == {"champion": ("1", version)}
+    shelf.register(checkpoint, evaluation)
+    assert corpus_versions(shelf.name) == {"champion": ("1", "cd")}
