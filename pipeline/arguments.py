@@ -84,6 +84,7 @@ def run_parser(commands: Any) -> argparse.ArgumentParser:
     run.add_argument(
         "--storage-root", default="", help="file:///folder or s3://bucket/prefix instead of the runs folder"
     )
+    run.add_argument("--only-new-corpus", action="store_true", help="end at once when the champion knows this corpus")
     run.add_argument("--no-cache", action="store_true", help="run every step again")
     run.add_argument("--print-config", action="store_true", help="print the settings of every step and stop")
     return run

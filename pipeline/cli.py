@@ -60,6 +60,7 @@ def _run(given: argparse.Namespace) -> None:
 
     root = given.runs_dir.resolve()
     fields, settings = _checked(given, given.storage_root or f"file://{root}")
+    fields["only_new_corpus"] = "yes" if given.only_new_corpus else "no"
     if given.print_config:
         print(json.dumps({task: json.loads(text)["config"] for task, text in settings.items()}, indent=1))
         return
@@ -70,10 +71,26 @@ def _run(given: argparse.Namespace) -> None:
         with _tracked(folder, fields) as environment:
             named = parameters.named(fields)
             records = run_dag(named, folder, environment, lock, stop, cached=not given.no_cache)
+            if reason := _reason_for_nothing(fields["storage_root"], folder):
+                print(f"\nNothing new: {reason}\nLog      {folder.log}", flush=True)
+                return
             # Only what is stored counts: a runner has been known to call a failed task a success.
             summary = _bring_home(fields["storage_root"], folder)
         latest = point_latest(folder)
     _show_result(summary, records, folder, latest, environment, time.monotonic() - started_s)
+
+
+def _reason_for_nothing(storage_root: str, folder: "RunFolder") -> str:
+    """Return why the first step ended the run, an empty text when it went on; `latest` stays with the last results.
+
+    Raises:
+        MissingError: the first step left no decision.
+    """
+    from components.storage import open_storage
+
+    stored = open_storage(f"{storage_root.rstrip('/')}/{folder.run_id}")
+    resolved = json.loads(stored.get_bytes("resolved.json"))
+    return resolved["reason"] if resolved["decision"] == "known" else ""
 
 
 def _bring_home(storage_root: str, folder: "RunFolder") -> dict[str, Any]:

@@ -4,12 +4,15 @@ kfp.local keeps process-wide state and replaces `sys.stdout`, so each run gets a
 started and watched by `pipeline.local`. Retries of the cluster do not apply here: a person is watching.
 """
 
+import itertools
 import json
 import logging
 import os
 import signal
 import sys
 import warnings
+from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +20,7 @@ from pipeline.processes import adopt_orphans, die_with_parent, stop_descendants
 
 if TYPE_CHECKING:
     from kfp.dsl.base_component import BaseComponent
+    from kfp.pipeline_spec.pipeline_spec_pb2 import DagSpec, PipelineSpec, PipelineTaskSpec
 
 STOP_GRACE_S = 20.0
 
@@ -48,8 +52,7 @@ def run_pipeline(pipeline: "BaseComponent", request: dict[str, Any]) -> None:
     """
     from kfp import local
 
-    for task in pipeline.pipeline_spec.root.dag.tasks.values():
-        task.ClearField("retry_policy")
+    make_stop_at_failure(pipeline.pipeline_spec)
     local.init(
         local.SubprocessRunner(use_venv=False),
         pipeline_root=request["pipeline_root"],
@@ -61,6 +64,36 @@ def run_pipeline(pipeline: "BaseComponent", request: dict[str, Any]) -> None:
     except RuntimeError as error:
         print(error, flush=True)
         raise SystemExit(1) from None
+
+
+def make_stop_at_failure(spec: "PipelineSpec") -> None:
+    """Change a pipeline so that kfp.local ends it with the first failure of a task, but for its exit handler."""
+    for dag in _dags(spec):
+        for task in dag.tasks.values():
+            task.ClearField("retry_policy")
+        _one_after_the_other(dag)
+
+
+def _dags(spec: "PipelineSpec") -> Iterator["DagSpec"]:
+    """Yield the pipeline's own graph and those nested in it."""
+    yield spec.root.dag
+    yield from (part.dag for part in spec.components.values() if part.WhichOneof("implementation") == "dag")
+
+
+def _one_after_the_other(dag: "DagSpec") -> None:
+    """Let every task wait for the one before it: kfp.local would go on with what a failed task has no part in.
+
+    The order is that of the edges, and of the names where they leave a choice. The exit handler is left as it is.
+    """
+    tasks = {name: task for name, task in sorted(dag.tasks.items()) if not _is_exit_handler(task)}
+    order = list(TopologicalSorter({name: sorted(task.dependent_tasks) for name, task in tasks.items()}).static_order())
+    for before, after in itertools.pairwise(order):
+        if before not in tasks[after].dependent_tasks:
+            tasks[after].dependent_tasks.append(before)
+
+
+def _is_exit_handler(task: "PipelineTaskSpec") -> bool:
+    return any(given.HasField("task_final_status") for given in task.inputs.parameters.values())
 
 
 def _stop(number: int, _frame: object) -> None:

@@ -58,6 +58,12 @@ STORAGE_ROOT = Parameter(
     "s3://searchr1",
     "Where data and results live: s3://bucket/prefix, or file:///folder on one machine.",
 )
+ONLY_NEW_CORPUS = Parameter(
+    "p08_only_new_corpus",
+    "no",
+    "yes: end at once when the champion was trained on this corpus already. For scheduled runs.",
+    choices=("no", "yes"),
+)
 OVERRIDES = Parameter(
     "p90_overrides",
     "",
@@ -72,6 +78,7 @@ PARAMETERS: tuple[Parameter, ...] = (
     MODEL_NAME,
     SEED,
     STORAGE_ROOT,
+    ONLY_NEW_CORPUS,
     OVERRIDES,
 )
 """In the order of the form."""

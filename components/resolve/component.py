@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 from kfp import dsl
+from kfp.dsl import Markdown, Metrics, Output
 
 
 @dsl.component(base_image="python:3.11", install_kfp_package=False)
@@ -14,10 +15,15 @@ def resolve(
     model_name: str,
     seed: int,
     storage_root: str,
+    only_new_corpus: str,
     overrides: str,
+    card: Output[Markdown],
+    metrics: Output[Metrics],
 ) -> NamedTuple(
     "Settings",
     [
+        # The decision, `train` or `known`. kfp.local finds the value of a condition by this name only.
+        ("Output", str),
         ("corpus", str),
         ("index", str),
         ("questions", str),
@@ -35,6 +41,7 @@ def resolve(
     from components.resolve.main import resolve_task
 
     return resolve_task(
+        outputs={"card": card, "metrics": metrics},
         preset=preset,
         corpus_uri=corpus_uri,
         questions_uri=questions_uri,
@@ -42,5 +49,6 @@ def resolve(
         model_name=model_name,
         seed=seed,
         storage_root=storage_root,
+        only_new_corpus=only_new_corpus,
         overrides=overrides,
     )

@@ -1,5 +1,7 @@
 """Run parameters as the resolve step takes them."""
 
+from typing import Literal
+
 from pydantic import Field
 
 from components.contracts.config import StepConfig
@@ -22,5 +24,7 @@ class ResolveConfig(StepConfig):
     """Given to every step that has a `seed`, unless the preset or an override sets that one."""
     storage_root: str = Field(default="s3://searchr1", pattern=r"^(file:///.+|s3://[a-z0-9].+)$")
     """Where data and results live: `s3://bucket/prefix` or `file:///folder`."""
+    only_new_corpus: Literal["no", "yes"] = "no"
+    """`yes` ends the run here when the champion, or a challenger it was preferred to, was trained on this corpus."""
     overrides: str = ""
     """`task.key=value`, separated by commas, semicolons or newlines; laid over the preset and the fields above."""

@@ -20,10 +20,13 @@ FIELDS = {
 """Run parameter -> the setting it stands for."""
 
 
-def resolve_settings(config: ResolveConfig, tasks: Mapping[str, Task]) -> dict[str, str]:
+def resolve_settings(
+    config: ResolveConfig, tasks: Mapping[str, Task], found: Mapping[str, dict[str, Any]] | None = None
+) -> dict[str, str]:
     """Return task name -> settings JSON (`storage_root`, `code_sha256`, `config`), in the order of `tasks`.
 
-    Equal settings give equal strings, whatever way they were asked for: they are the cache keys of the steps.
+    `found` (task -> values) is laid over everything: what a look at the sources told. Equal settings give equal
+    strings, whatever way they were asked for: they are the cache keys of the steps.
 
     Raises:
         ConfigError: a preset, task or key is unknown (its nearest match is named) or a value is out of bounds.
@@ -37,6 +40,7 @@ def resolve_settings(config: ResolveConfig, tasks: Mapping[str, Task]) -> dict[s
         if "seeds" in task.config_class.model_fields:
             seeds = {other: made.seed for other, made in configs.items() if hasattr(made, "seed")}
             values = merge(values, {"preset": config.preset, "seeds": seeds})
+        values = merge(values, (found or {}).get(name, {}))
         configs[name] = task.config_class.parse(values, where=name)
     code = code_digests({task.step for task in tasks.values()})
     return {

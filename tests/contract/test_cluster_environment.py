@@ -4,12 +4,17 @@ from pathlib import Path
 
 import pytest
 import yaml
+from google.protobuf import json_format
+from kfp import dsl
+from kfp.pipeline_spec.pipeline_spec_pb2 import PipelineSpec
 
+from components.contracts.errors import ConfigError
 from pipeline.compiled import compile_pipeline
 from pipeline.resources import RESOURCES
 
 MANIFESTS = Path(__file__).resolve().parents[2] / "manifests"
 IMAGE = "registry.example/searchr1-cpu:git-0123abc"
+GPU_IMAGE = f"registry.example:5000/searchr1-gpu@sha256:{'0' * 64}"
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +82,89 @@ def test_secret_templates_hold_no_secret():
         assert set(yaml.safe_load(path.read_text())["stringData"].values()) == {"FILL_IN"}
 
 
-def test_every_step_knows_its_run(executors):
-    for executor in executors.values():
-        assert {entry["name"] for entry in executor["fieldPathAsEnv"]} == {"SEARCHR1_RUN_ID", "KFP_RUN_ID"}
+def test_every_step_knows_its_run_and_those_that_start_jobs_their_pod(executors):
+    run, pod = {"SEARCHR1_RUN_ID", "KFP_RUN_ID"}, {f"SEARCHR1_POD_{part}" for part in ("NAME", "UID", "NAMESPACE")}
+    for name, executor in executors.items():
+        starts_jobs = name.startswith("exec-train") or name == "exec-evaluate"
+        assert {entry["name"] for entry in executor["fieldPathAsEnv"]} == run | (pod if starts_jobs else set())
+        assert ("emptyDirMounts" in executor) == starts_jobs
+    paths = {entry["name"]: entry["fieldPath"] for entry in executors["exec-train"]["fieldPathAsEnv"]}
+    assert paths["SEARCHR1_POD_UID"] == "metadata.uid"
+
+
+def test_only_the_exit_handler_knows_the_webhook(executors):
+    readers = {
+        name
+        for name, executor in executors.items()
+        for entry, _ in entries(executor, "secretAsEnv")
+        if entry["secretName"] == "searchr1-webhook" and entry["optional"]
+    }
+    assert readers == {"exec-notify"}
+
+
+def test_gpus_come_with_their_image_and_what_feeds_them(tmp_path):
+    compile_pipeline(tmp_path / "gpu.yaml", IMAGE, GPU_IMAGE, {"train": 8, "evaluate": 1})
+    pipeline, platform = yaml.safe_load_all((tmp_path / "gpu.yaml").read_text())
+    json_format.ParseDict(pipeline, PipelineSpec())
+    containers = {name: executor["container"] for name, executor in pipeline["deploymentSpec"]["executors"].items()}
+    gpus = {
+        name: container["resources"]["accelerator"]["resourceCount"]
+        for name, container in containers.items()
+        if "accelerator" in container["resources"]
+    }
+    trainings = {f"exec-train{method}": "8" for method in ("", "-rl-no-search", "-sft", "-rejection-sampling")}
+    assert gpus == {**trainings, "exec-evaluate": "1"}
+    assert {name for name, container in containers.items() if container["image"] == GPU_IMAGE} == set(gpus)
+    assert containers["exec-train"]["resources"]["accelerator"]["resourceType"] == "nvidia.com/gpu"
+    assert containers["exec-train"]["resources"]["resourceMemoryLimit"] == "768Gi"
+    assert containers["exec-train"]["resources"]["resourceCpuRequest"] == "64"
+    mounts = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]["exec-train"]["emptyDirMounts"]
+    assert mounts == [{"volumeName": "shared-memory", "mountPath": "/dev/shm", "medium": "Memory"}]
+
+
+def test_gpus_are_written_as_the_sdk_writes_them(tmp_path):
+    """The two names of each entry: newer servers read one, older ones the other."""
+
+    @dsl.component(base_image="python:3.11", install_kfp_package=False)
+    def work():
+        pass
+
+    @dsl.pipeline
+    def one():
+        task = work().set_accelerator_type("nvidia.com/gpu").set_accelerator_limit(2)
+        task.set_cpu_request("16").set_memory_request("192Gi").set_memory_limit("192Gi")
+
+    (executor,) = one.pipeline_spec.deployment_spec["executors"].values()
+    expected = json_format.MessageToDict(executor)["container"]["resources"]
+    compile_pipeline(tmp_path / "gpu.yaml", IMAGE, GPU_IMAGE, {"train": 2})
+    pipeline = next(yaml.safe_load_all((tmp_path / "gpu.yaml").read_text()))
+    assert pipeline["deploymentSpec"]["executors"]["exec-train"]["container"]["resources"] == expected
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        pytest.param({"image": "registry.example/cpu"}, "--image .* floats", id="no tag"),
+        pytest.param({"image": "registry.example:5000/cpu"}, "--image .* floats", id="a port is no tag"),
+        pytest.param({"image": "registry.example/cpu:latest"}, "--image .* floats", id="latest"),
+        pytest.param({"image": "registry.example/cpu@sha256:123"}, "--image .* floats", id="a digest cut short"),
+        pytest.param({"gpu_image": "gpu", "gpus": {"train": 1}}, "--gpu-image gpu floats", id="gpu image"),
+        pytest.param({"gpus": {"train": 1}}, "no image", id="gpus without an image"),
+        pytest.param({"gpu_image": GPU_IMAGE, "gpus": {"trian": 1}}, "did you mean 'train'", id="unknown task"),
+        pytest.param({"gpu_image": GPU_IMAGE, "gpus": {"train": -1}}, "0 or more", id="negative"),
+    ],
+)
+def test_what_would_not_run_or_would_not_stay_the_same_is_refused(arguments, words, tmp_path):
+    with pytest.raises(ConfigError, match=words):
+        compile_pipeline(tmp_path / "no.yaml", **arguments)
+    assert not (tmp_path / "no.yaml").exists()
+
+
+@pytest.mark.parametrize(("image", "is_warned"), [(IMAGE, True), (GPU_IMAGE, False)], ids=["tag", "digest"])
+def test_a_tag_is_taken_with_a_warning(image, is_warned, tmp_path, capsys):
+    compile_pipeline(tmp_path / "x.yaml", image)
+    assert ("pinned by a tag only" in capsys.readouterr().err) == is_warned
+
+
+def test_finished_runs_leave_the_cluster_in_the_end(compiled):
+    assert compiled[1]["platforms"]["kubernetes"]["pipelineConfig"] == {"resourceTtlOnCompletion": 14 * 24 * 3600}

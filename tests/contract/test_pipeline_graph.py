@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,14 @@ from pipeline.resources import RESOURCES
 COMPONENTS = Path(__file__).resolve().parents[2] / "components"
 TRAINED_BASELINES = {"train-rl-no-search", "train-sft", "train-rejection-sampling"}
 SECOND_TASKS = dict.fromkeys(TRAINED_BASELINES, "train")
+GROUPS = {
+    "data": {"corpus", "questions", "base-model"},
+    "retrieval": {"index"},
+    "training": {"train", *TRAINED_BASELINES},
+    "release": {"evaluate", "register", "summary"},
+}
 EDGES = {
+    "notify": set(),
     "resolve": set(),
     "corpus": {"resolve"},
     "index": {"resolve", "corpus"},
@@ -70,12 +78,115 @@ def test_both_documents_parse_as_kubeflow_reads_them(compiled):
         json_format.ParseDict(executor, KubernetesExecutorConfig())
 
 
-def test_edges_are_those_of_the_design(spec):
-    tasks = spec["root"]["dag"]["tasks"]
-    assert {name: set(task.get("dependentTasks", [])) for name, task in tasks.items()} == EDGES
+@dataclass(frozen=True)
+class Source:
+    """Where an input comes from, followed through the groups to the task that makes it."""
+
+    task: str
+    output: str
 
 
-def test_every_input_named_after_a_manifest_comes_from_the_task_that_makes_it(spec):
+@dataclass
+class Graph:
+    """The pipeline without its groups: task -> its specification and where each of its inputs comes from."""
+
+    components: dict
+    tasks: dict[str, dict] = field(default_factory=dict)
+    inputs: dict[str, dict[str, Source]] = field(default_factory=dict)
+
+    def walk(self, dag: dict, given: dict[str, Source]) -> None:
+        for name, task in dag["tasks"].items():
+            inputs = {
+                key: source
+                for kind in ("parameters", "artifacts")
+                for key, spec in task.get("inputs", {}).get(kind, {}).items()
+                if (source := self.source(spec, dag, given))
+            }
+            component = self.components[task["componentRef"]["name"]]
+            if "dag" in component:
+                self.walk(component["dag"], inputs)
+            else:
+                self.tasks[name], self.inputs[name] = task, inputs
+
+    def source(self, spec: dict, dag: dict, given: dict[str, Source]) -> Source | None:
+        for kind in ("Parameter", "Artifact"):
+            if f"componentInput{kind}" in spec:
+                return given.get(spec[f"componentInput{kind}"])
+            if made := spec.get(f"taskOutput{kind}"):
+                return self.output(dag, made["producerTask"], made[f"output{kind}Key"])
+        return None
+
+    def output(self, dag: dict, task: str, key: str) -> Source:
+        component = self.components[dag["tasks"][task]["componentRef"]["name"]]
+        if "dag" not in component:
+            return Source(task, key)
+        (made,) = component["dag"]["outputs"]["artifacts"][key]["artifactSelectors"]
+        return self.output(component["dag"], made["producerSubtask"], made["outputArtifactKey"])
+
+
+@pytest.fixture(scope="module")
+def graph(spec):
+    graph = Graph(spec["components"])
+    graph.walk(spec["root"]["dag"], {})
+    return graph
+
+
+def test_edges_are_those_of_the_design(graph):
+    assert {name: {source.task for source in inputs.values()} for name, inputs in graph.inputs.items()} == EDGES
+
+
+def test_tasks_stand_in_the_groups_of_the_design(spec):
+    groups = {group: set(spec["components"][f"comp-{group}"]["dag"]["tasks"]) for group in GROUPS}
+    assert groups == GROUPS
+
+
+def test_everything_but_the_first_step_waits_for_its_decision(spec):
+    (name,) = [name for name in spec["components"] if name.startswith("comp-condition")]
+    assert set(spec["components"][name]["dag"]["tasks"]) == set(GROUPS)
+    run = spec["components"]["comp-exit-handler-1"]["dag"]["tasks"]
+    assert set(run) == {"resolve", name.removeprefix("comp-")}
+    condition = run[name.removeprefix("comp-")]["triggerPolicy"]["condition"]
+    assert condition == "inputs.parameter_values['pipelinechannel--resolve-Output'] == 'train'"
+
+
+def test_the_exit_handler_runs_whatever_happened(spec):
+    root = spec["root"]["dag"]["tasks"]
+    assert set(root) == {"exit-handler-1", "notify"}
+    assert root["notify"]["triggerPolicy"]["strategy"] == "ALL_UPSTREAM_TASKS_COMPLETED"
+
+
+def test_every_group_takes_a_parameter(spec):
+    """kfp.local 2.17 hands a nested pipeline without parameters none of its artifacts."""
+    assert all(spec["components"][f"comp-{group}"]["inputDefinitions"]["parameters"] for group in GROUPS)
+
+
+def test_every_task_and_group_has_a_title(spec, graph):
+    nested = [part["dag"] for part in spec["components"].values() if "dag" in part]
+    titles = {
+        name: task["taskInfo"]["name"] for dag in (spec["root"]["dag"], *nested) for name, task in dag["tasks"].items()
+    }
+    assert {name: titles[name] for name in graph.tasks} == {name: given.title for name, given in RESOURCES.items()}
+    assert [name for name, title in titles.items() if title == name] == []
+
+
+def test_nobody_reads_an_artifact_of_the_first_step(graph):
+    """Its cache keys would be those of a step that is never cached."""
+    made = {source.output for inputs in graph.inputs.values() for source in inputs.values() if source.task == "resolve"}
+    assert made == set(TASKS)
+
+
+def test_every_step_leaves_a_card_and_metrics(spec, graph):
+    lacking = {}
+    for name, task in graph.tasks.items():
+        artifacts = spec["components"][task["componentRef"]["name"]]["outputDefinitions"]["artifacts"]
+        kinds = {given["artifactType"]["schemaTitle"] for given in artifacts.values()}
+        wanted = {"system.Markdown", "system.Metrics"}
+        wanted |= {"system.HTML"} if SECOND_TASKS.get(name, name) in ("train", "evaluate") else set()
+        lacking[name] = wanted - kinds
+    assert {name: kinds for name, kinds in lacking.items() if kinds} == {}
+
+
+def test_every_input_named_after_a_manifest_comes_from_the_task_that_makes_it(graph):
     made_by = {
         "checkpoint": "train",
         "rl_no_search_checkpoint": "train-rl-no-search",
@@ -85,42 +196,54 @@ def test_every_input_named_after_a_manifest_comes_from_the_task_that_makes_it(sp
         "registration": "register",
         "base_model": "base-model",
     }
-    wrong = []
-    for task, given in spec["root"]["dag"]["tasks"].items():
-        for name, source in given["inputs"].get("artifacts", {}).items():
-            producer = source["taskOutputArtifact"]["producerTask"]
-            if producer != made_by.get(name, name):
-                wrong.append((task, name, producer))
+    wrong = [
+        (task, name, source.task)
+        for task, inputs in graph.inputs.items()
+        for name, source in inputs.items()
+        if name != "settings" and source != Source(made_by.get(name, name), "manifest")
+    ]
     assert wrong == []
 
 
-def test_tasks_are_folders_and_folders_are_tasks(spec):
-    steps = {SECOND_TASKS.get(task, task).replace("-", "_") for task in spec["root"]["dag"]["tasks"]}
+def test_tasks_are_folders_and_folders_are_tasks(graph):
+    steps = {SECOND_TASKS.get(task, task).replace("-", "_") for task in graph.tasks}
     assert steps == {path.parent.name for path in COMPONENTS.glob("*/component.py")}
 
 
-def test_every_task_gets_its_own_settings(spec):
-    tasks = dict(spec["root"]["dag"]["tasks"])
-    del tasks["resolve"]
-    keys = {
-        task: given["inputs"]["parameters"]["settings"]["taskOutputParameter"]["outputParameterKey"]
-        for task, given in tasks.items()
-    }
-    assert keys == {task: task.replace("-", "_") for task in tasks}
+def test_every_task_gets_its_own_settings(graph):
+    given = {task: inputs["settings"].output for task, inputs in graph.inputs.items() if "settings" in inputs}
+    assert given == {task: task.replace("-", "_") for task in set(EDGES) - {"resolve", "notify"}}
 
 
-def test_resolve_outputs_are_the_tasks_in_order(spec):
+def test_resolve_outputs_are_the_decision_and_the_tasks_in_order():
     from components.resolve.component import resolve
 
-    assert list(resolve.component_spec.outputs) == list(TASKS)
-    assert set(TASKS) == {task.replace("-", "_") for task in EDGES} - {"resolve"}
+    parameters = [name for name, made in resolve.component_spec.outputs.items() if made.type == "String"]
+    assert parameters == ["Output", *TASKS]
+    assert set(TASKS) == {task.replace("-", "_") for task in EDGES} - {"resolve", "notify"}
 
 
-def test_only_steps_that_resolve_or_act_are_uncached(spec):
-    tasks = spec["root"]["dag"]["tasks"]
-    uncached = {name for name, task in tasks.items() if not task["cachingOptions"].get("enableCache")}
-    assert uncached == {"resolve", "register", "summary"}
-    assert set(RESOURCES) == set(tasks)
+def test_only_steps_that_resolve_or_act_are_uncached(graph):
+    uncached = {name for name, task in graph.tasks.items() if not task["cachingOptions"].get("enableCache")}
+    assert uncached == {"resolve", "register", "summary", "notify"}
+    assert set(RESOURCES) == set(graph.tasks)
+
+
+def test_only_work_that_infrastructure_can_break_is_tried_again(graph):
+    retries = {name: task.get("retryPolicy", {}).get("maxRetryCount", 0) for name, task in graph.tasks.items()}
+    assert {name for name, count in retries.items() if not count} == {"resolve", "notify"}
+    assert set(retries.values()) == {0, 2}
+
+
+def test_every_task_knows_its_name_and_how_often_it_is_tried_again(spec, graph):
+    for name, task in graph.tasks.items():
+        executor = spec["components"][task["componentRef"]["name"]]["executorLabel"]
+        environment = spec["deploymentSpec"]["executors"][executor]["container"]["env"]
+        told = {entry["name"]: entry["value"] for entry in environment}
+        assert told == {
+            "SEARCHR1_TASK": name,
+            "SEARCHR1_RETRIES": str(task.get("retryPolicy", {}).get("maxRetryCount", 0)),
+        }
 
 
 def test_no_step_installs_anything_when_it_runs(spec):
@@ -132,6 +255,7 @@ def test_form_is_short_ordered_and_explained(spec):
     form = spec["root"]["inputDefinitions"]["parameters"]
     assert sorted(form) == [parameter.name for parameter in PARAMETERS]
     assert len(form) <= 12
+    assert form["p08_only_new_corpus"]["literals"] == ["no", "yes"]
     assert all(form[parameter.name]["description"] == parameter.help for parameter in PARAMETERS)
     assert form["p01_preset"]["literals"] == list(PARAMETERS[0].choices)
     assert "small-world" in form["p01_preset"]["literals"]
@@ -140,6 +264,11 @@ def test_form_is_short_ordered_and_explained(spec):
 def test_form_and_resolve_step_know_the_same_bounds():
     fields = ResolveConfig.model_json_schema()["properties"]
     assert {parameter.short_name for parameter in PARAMETERS} == set(fields)
+    assert {name: tuple(entry["enum"]) for name, entry in fields.items() if "enum" in entry} == {
+        parameter.short_name: parameter.choices
+        for parameter in PARAMETERS
+        if parameter.short_name != "preset" and parameter.choices
+    }
     for parameter in PARAMETERS:
         field = fields[parameter.short_name]
         assert parameter.default == field["default"]

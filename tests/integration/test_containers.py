@@ -15,10 +15,12 @@ from pathlib import Path
 
 import boto3
 import pytest
+import yaml
 
 from components.contracts.question import SEVEN_SETS
 from components.summary.schema import Summary
 from pipeline.compiled import compile_pipeline
+from pipeline.local_worker import make_stop_at_failure
 
 pytestmark = [pytest.mark.containers, pytest.mark.timeout(3600)]
 
@@ -117,15 +119,20 @@ def tracking(images, bucket):
 @pytest.fixture(scope="module")
 def ran(images, bucket, tracking, tmp_path_factory):
     """Run the compiled pipeline once, every step in a container, and return the environment of its storage."""
+    from google.protobuf import json_format
     from kfp import components, local
+    from kfp.pipeline_spec.pipeline_spec_pb2 import PipelineSpec
 
     root = tmp_path_factory.mktemp("pipeline")
     # The containers run as a user that this machine does not know.
     root.chmod(0o777)
     compile_pipeline(root / "pipeline.yaml", images["cpu"])
-    pipeline = components.load_component_from_file(str(root / "pipeline.yaml"))
-    for task in pipeline.pipeline_spec.root.dag.tasks.values():
-        task.ClearField("retry_policy")
+    declared, platform = yaml.safe_load_all((root / "pipeline.yaml").read_text())
+    spec = json_format.ParseDict(declared, PipelineSpec())
+    make_stop_at_failure(spec)
+    # A pipeline loaded from YAML parses it anew whenever it is looked at: the text has to be changed.
+    text = yaml.safe_dump_all([json_format.MessageToDict(spec), platform])
+    pipeline = components.load_component_from_text(text)
     environment = bucket | {
         "MLFLOW_TRACKING_URI": tracking,
         "SEARCHR1_RUN_ID": RUN_ID,

@@ -6,7 +6,9 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -19,8 +21,8 @@ pytestmark = [pytest.mark.dag, pytest.mark.timeout(900)]
 METHODS = {"search_r1", "base", "direct", "rag", "sft", "rl_no_search", "rejection_sampling"}
 TASKS = ["resolve", "corpus", "index", "questions", "base-model", "train", "train-rl-no-search"]
 TASKS += ["train-sft", "train-rejection-sampling"]
-TASKS += ["evaluate", "register", "summary"]
-ALWAYS_RUN = {"resolve", "register", "summary"}
+TASKS += ["evaluate", "register", "summary", "notify"]
+ALWAYS_RUN = {"resolve", "register", "summary", "notify"}
 MAX_CACHED_RUN_S = 30
 
 
@@ -38,8 +40,8 @@ def command(runs, *arguments):
     ]
 
 
-def run(runs, *arguments):
-    return subprocess.run(command(runs, *arguments), capture_output=True, text=True)
+def run(runs, *arguments, **environment):
+    return subprocess.run(command(runs, *arguments), capture_output=True, text=True, env={**os.environ, **environment})
 
 
 def ended(output, word):
@@ -86,7 +88,7 @@ def test_summary_holds_every_method_on_every_set(first):
     assert summary.preset == "small-world-quick"
     assert summary.train.algorithm == "ppo"
     assert summary.train.steps == 3
-    assert set(summary.timings_s) == {task.replace("-", "_") for task in TASKS} - {"resolve", "summary"}
+    assert set(summary.timings_s) == {task.replace("-", "_") for task in TASKS} - {"resolve", "summary", "notify"}
 
 
 def test_lineage_is_a_chain_of_digests(first):
@@ -132,11 +134,51 @@ def test_registered_model_answers(first):
     assert {"answer", "searches"} <= set(json.loads(done.stdout.splitlines()[-1]))
 
 
-def test_a_failing_step_ends_the_run_with_its_own_words(first, tmp_path):
+def test_a_run_for_new_corpora_only_ends_at_once_and_says_why(first):
+    runs, _ = first
+    before = (runs / "latest").resolve()
+    done = run(str(runs), "--only-new-corpus")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert ended(done.stdout, "done") == {"resolve", "notify"}
+    assert re.search(r"\nNothing new: search-r1 version 1 was trained on corpus [0-9a-f]{16} ", done.stdout)
+    run_id = re.search(r"^Run (\S+) in ", done.stdout)[1]
+    assert {path.name for path in (runs / run_id).iterdir()} == {"resolved.json"}
+    assert (runs / "latest").resolve() == before
+
+
+@pytest.fixture
+def webhook():
+    """The address of a webhook, and what it was told."""
+    told = []
+
+    class Hook(BaseHTTPRequestHandler):
+        def log_message(self, *_):
+            pass
+
+        def do_POST(self):
+            told.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(204)
+            self.end_headers()
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Hook)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}/S3CRET", told
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_failing_step_ends_the_run_with_its_own_words_and_tells_the_webhook(first, tmp_path, webhook):
     corpus = tmp_path / "corpus.jsonl"
     corpus.write_text('{"id": "1", "contents": "fine"}\n{"id": "2"\n')
-    done = run(str(first[0]), "--corpus-uri", str(corpus))
+    url, told = webhook
+    done = run(str(first[0]), "--corpus-uri", str(corpus), SEARCHR1_WEBHOOK_URL=url, NO_PROXY="127.0.0.1")
     assert done.returncode == 2
     assert "corpus: CorpusError" in done.stderr
     assert "line 2" in done.stderr
     assert "Traceback" not in done.stderr
+    assert ended(done.stdout, "started") == {"resolve", "corpus", "notify"}
+    (message,) = told
+    assert (message["state"], message["task"], message["failed_tasks"]) == ("failed", "corpus", ["corpus"])
+    assert "line 2" in message["reason"]
+    assert message["links"]["mlflow"]
+    assert "S3CRET" not in done.stdout + "".join(path.read_text() for path in first[0].glob("kfp/*/log.txt"))

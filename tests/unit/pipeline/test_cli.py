@@ -10,7 +10,7 @@ from components.contracts.errors import ConfigError, MissingError
 from components.contracts.manifest import Manifest, ProducedBy
 from components.storage import publish
 from pipeline.arguments import images_of
-from pipeline.cli import _bring_home, _parser, main
+from pipeline.cli import _bring_home, _parser, _reason_for_nothing, main
 from pipeline.local import RunFolder
 
 
@@ -166,3 +166,12 @@ def test_results_are_in_the_folder_of_runs_wherever_they_are_stored(tmp_path, el
 def test_a_run_that_stored_nothing_is_no_success(tmp_path):
     with pytest.raises(MissingError, match=r"r1/summary\.json does not exist"):
         _bring_home(f"file://{tmp_path}", RunFolder(tmp_path, "r1"))
+
+
+@pytest.mark.parametrize(("decision", "reason"), [("train", ""), ("known", "version 3 knows it")])
+def test_a_run_that_ended_early_says_why_and_one_that_went_on_does_not(tmp_path, decision, reason):
+    folder = RunFolder(tmp_path, "r1")
+    folder.results.mkdir()
+    resolved = {"decision": decision, "reason": "version 3 knows it"}
+    (folder.results / "resolved.json").write_text(json.dumps(resolved))
+    assert _reason_for_nothing(f"file://{tmp_path}/", folder) == reason

@@ -1,0 +1,3 @@
+from components.notify.main import main
+
+main()
