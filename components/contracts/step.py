@@ -21,8 +21,12 @@ from components.contracts.failures import ERROR_FILE_VARIABLE as ERROR_FILE_VARI
 from components.contracts.failures import FailureLog, failures_reported
 from components.contracts.manifest import Manifest, ProducedBy
 
+MAX_METRICS = 10
+"""Headline numbers of a step: what a person compares between runs at a glance."""
 OUTPUT_NAMES = {"manifest": "manifest.json", "card": "card.md", "metrics": "metrics.json", "html": "report.html"}
 """Output -> its file in the folder a command line names."""
+
+_PROVENANCE = "| | digest | where |"
 
 
 @dataclass(frozen=True)
@@ -99,7 +103,9 @@ class Step:
             context = StepContext(self.name, given["storage_root"], given["code_sha256"], config.sha256())
             manifests = {name: Manifest.read(path) for name, path in inputs.items()}
             result = self.run(config, context, **manifests)
-            result.card = f"{result.card.rstrip()}\n\n{_provenance(result.manifest, manifests)}"
+            assert len(result.metrics) <= MAX_METRICS
+            if _PROVENANCE not in result.card:  # a rank that was started from here wrote it already
+                result.card = f"{result.card.rstrip()}\n\n{_provenance(result.manifest, manifests)}"
         _write_outputs(result, outputs)
         return result
 
@@ -157,7 +163,7 @@ def _provenance(made: Manifest, inputs: Mapping[str, Manifest]) -> str:
     rows.append(f"| out: {made.kind} | `{made.digest[:16]}` | `{made.uri}` |")
     link = f" [MLflow run]({made.mlflow['url']})" if made.mlflow.get("url") else ""
     by = made.produced_by
-    table = "\n".join(["| | digest | where |", "|---|---|---|", *rows])
+    table = "\n".join([_PROVENANCE, "|---|---|---|", *rows])
     return f"{table}\n\nMade in {by.seconds:.1f} s by code `{by.version}`, commit `{by.git_commit[:12]}`.{link}\n"
 
 

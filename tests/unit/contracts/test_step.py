@@ -201,3 +201,25 @@ def test_a_task_opens_the_log_of_its_storage_root() -> None:
     with pytest.raises(SystemExit):
         step.execute_task(settings(), {}, {})
     assert opened == [("file:///data", "count")]
+
+
+def test_what_a_card_says_already_is_not_said_twice(tmp_path: Path) -> None:
+    """Ranks that a step starts write the card; the step hands it on."""
+
+    def hand_on(config: CountConfig, context: StepContext) -> StepResult:
+        return StepResult(INPUT, card=first)
+
+    first = (
+        Step("count", CountConfig, lambda config, context: StepResult(INPUT, card="# x"))
+        .execute(settings(), {}, {})
+        .card
+    )
+    assert Step("count", CountConfig, hand_on).execute(settings(), {}, {}).card == first
+
+
+def test_more_headline_numbers_than_a_person_compares_are_a_defect() -> None:
+    def boast(config: CountConfig, context: StepContext) -> StepResult:
+        return StepResult(INPUT, metrics={str(number): 1.0 for number in range(11)})
+
+    with pytest.raises(AssertionError):
+        Step("count", CountConfig, boast).execute(settings(), {}, {})

@@ -100,6 +100,19 @@ def test_summary_and_report_land_below_the_run_id(world):
     assert {entry.path for entry in result.manifest.files} == {"summary.json", "report.html"}
 
 
+def test_of_many_methods_ten_are_headline_numbers_and_all_are_on_the_card(world, tmp_path):
+    context, manifests, _ = world
+    methods = ["search_r1", *(f"m{number}" for number in range(12))]
+    many = tmp_path / "many"
+    many.mkdir()
+    manifests["evaluation"] = evaluation(
+        many, context.storage_root, {"em": dict.fromkeys(methods, SCORES["em"]["base"])}
+    )
+    result = run(SummaryConfig(), context, **manifests)
+    assert list(result.metrics) == [f"em_{method}" for method in methods[:10]]
+    assert "| m11 |" in result.card
+
+
 def test_times_are_named_after_tasks(world):
     context, manifests, results = world
     run(SummaryConfig(), context, **manifests)
