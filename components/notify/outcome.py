@@ -58,9 +58,8 @@ def gather(run_id: str, state: str, error_message: str, storage_root: str, mlflo
         if decision.get("decision") == "known":
             reason = str(decision.get("reason", ""))
             return Outcome(1, run_id, "nothing_new", f"Run {run_id}: {reason}", reason=reason, links=links)
-        return Outcome(
-            1, run_id, "succeeded", f"Run {run_id} succeeded: {_decision(storage_root, run_id)}", links=links
-        )
+        text = f"Run {run_id} succeeded{_registered(storage_root, run_id)}"
+        return Outcome(1, run_id, "succeeded", text, links=links)
     records = failures_of(storage_root, run_id)
     if not records:
         reason = without_credentials(error_message)[:_LONGEST_MESSAGE] or _KILLED
@@ -94,9 +93,10 @@ def _links(run_id: str, storage_root: str, mlflow_url: str) -> dict[str, str]:
     return links
 
 
-def _decision(storage_root: str, run_id: str) -> str:
+def _registered(storage_root: str, run_id: str) -> str:
     registry = _json(storage_root, run_id, "summary.json").get("registry", {})
-    return f"{registry.get('name', 'model')} version {registry.get('version') or 'none'} {registry.get('decision', '')}"
+    version = f" version {registry['version']}" if registry.get("version") else ""
+    return f": {registry.get('name')}{version} {registry.get('decision')}" if registry else ""
 
 
 def _json(storage_root: str, run_id: str, name: str) -> dict[str, Any]:
