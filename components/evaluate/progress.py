@@ -8,6 +8,8 @@ from typing import Self
 from tqdm import tqdm
 
 _LINE_EVERY_S = 10.0
+FORETELLING_FRAC = 0.01
+"""Share of the answers from which on the time left is told."""
 
 
 class AnswerProgress:
@@ -36,8 +38,10 @@ class AnswerProgress:
         if self._bar.disable and new and now_s - self._last_line_s >= _LINE_EVERY_S and self._done < self._total:
             self._last_line_s = now_s
             left_s = (now_s - self._started_s) * (self._total - self._done) / new
+            # The first answers come with the loading of models: they would foretell hours.
+            left = f", {left_s:.0f} s left" if new >= FORETELLING_FRAC * self._total else ""
             of = f" ({doing})" if doing else ""
-            print(f"{self._label}: {self._done:,} of {self._total:,} answers{of}, {left_s:.0f} s left", flush=True)
+            print(f"{self._label}: {self._done:,} of {self._total:,} answers{of}{left}", flush=True)
 
     def _count(self, count: int) -> None:
         self._done += count
