@@ -29,7 +29,7 @@ define need_python
 	  exit 2; }
 endef
 
-.PHONY: help setup run test test-slow test-vllm dag-test lint format compile clean manifests manifests-test images image-test bench-rollout bench-update bench-evaluate bench-gpu
+.PHONY: help setup run test test-slow test-vllm test-s3 test-cluster dag-test lint format compile clean manifests manifests-test images image-test bench-rollout bench-update bench-evaluate bench-gpu
 
 help: ## List every target
 	@awk -F ':.*## ' '/^[a-z][a-z0-9-]*:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -45,6 +45,12 @@ test-slow: setup ## Run the tests that take longer than ten seconds each
 
 test-vllm: $(VLLM_STAMP) ## Test the vLLM engine on the CPU, in an environment of its own (3 GB, set up once)
 	@$(VLLM_VENV)/bin/python -m pytest -q -m vllm tests/vllm $(ARGS)
+
+test-s3: setup ## Test the storage on a real S3 server, Ceph's gateway (apt-get install radosgw ceph-mon ceph-osd)
+	@$(VENV)/bin/python -m pytest -q -m s3_server tests/integration/test_s3_server.py $(ARGS)
+
+test-cluster: $(MANIFESTS_STAMP) ## Test on a Kubernetes cluster (KUBECONFIG=), or on an API server alone (KUBEBUILDER_ASSETS=)
+	@$(MANIFESTS_VENV)/bin/python -m pytest -q -m cluster tests/cluster $(ARGS)
 
 dag-test: setup ## Run the whole pipeline on a reduced budget, twice, and check what comes out
 	@$(VENV)/bin/python -m pytest -q -m dag $(ARGS)

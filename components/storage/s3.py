@@ -12,7 +12,13 @@ from pathlib import Path
 import boto3
 from boto3.exceptions import Boto3Error
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    IncompleteReadError,
+    ReadTimeoutError,
+    ResponseStreamingError,
+)
 
 from components.contracts.errors import MissingError, StorageError, UserError
 from components.storage.local import disk
@@ -21,6 +27,8 @@ from components.storage.protocol import ObjectInfo, checked_key, folder_key
 
 _MISSING = {"404", "NoSuchKey"}
 _KEY_TAKEN = "PreconditionFailed"
+_CUT_SHORT = (IncompleteReadError, ReadTimeoutError, ResponseStreamingError)
+"""Failures in the middle of an answer's body, which boto3 retries for files and not for bytes."""
 
 
 class S3Storage:
@@ -48,8 +56,9 @@ class S3Storage:
         try:
             with self._boundary(key):
                 self._client.put_object(Bucket=self.bucket, Key=self._full(key), Body=data, **condition)
-        except _KeyTaken:
-            return False
+        except _KeyTaken as taken:
+            # The answer to an earlier attempt may have been lost after the server had done as it was told.
+            return taken.was_retried and self.get_bytes(key) == data
         return True
 
     def get_file(self, key: str, local: Path) -> None:
@@ -63,7 +72,15 @@ class S3Storage:
     def get_bytes(self, key: str) -> bytes:
         """See `Storage`."""
         with self._boundary(key):
-            return self._client.get_object(Bucket=self.bucket, Key=self._full(key))["Body"].read()
+            for _ in range(_attempts() - 1):
+                try:
+                    return self._read(key)
+                except _CUT_SHORT:
+                    continue
+            return self._read(key)
+
+    def _read(self, key: str) -> bytes:
+        return self._client.get_object(Bucket=self.bucket, Key=self._full(key))["Body"].read()
 
     def list(self, prefix: str = "") -> list[ObjectInfo]:
         """See `Storage`."""
@@ -127,11 +144,17 @@ class S3Storage:
 class _KeyTaken(StorageError):
     """The key of a write with `if_absent` exists."""
 
+    was_retried = False
+    """Whether the server was asked more than once."""
+
+
+def _attempts() -> int:
+    return int(os.environ.get("AWS_MAX_ATTEMPTS", "8"))
+
 
 def _client_config() -> Config:
-    attempts = int(os.environ.get("AWS_MAX_ATTEMPTS", "8"))
     return Config(
-        retries={"mode": "standard", "total_max_attempts": attempts},
+        retries={"mode": "standard", "total_max_attempts": _attempts()},
         connect_timeout=10,
         read_timeout=60,
         # Many S3-compatible servers reject the newer default checksums; manifests carry SHA-256 anyway.
@@ -153,5 +176,7 @@ def _ours(error: Exception, bucket: str, uri: str) -> Exception:
     if code == "InvalidBucketName":
         return UserError(f"{bucket!r} is not a bucket name", remedy="correct the storage root")
     if code == _KEY_TAKEN:
-        return _KeyTaken(f"{uri} exists")
+        taken = _KeyTaken(f"{uri} exists")
+        taken.was_retried = cause.response.get("ResponseMetadata", {}).get("RetryAttempts", 0) > 0
+        return taken
     return StorageError(f"{uri}: {cause.operation_name} was refused with {code}; check credentials and permissions")
