@@ -49,8 +49,8 @@ test-vllm: $(VLLM_STAMP) ## Test the vLLM engine on the CPU, in an environment o
 test-s3: setup ## Test the storage on a real S3 server, Ceph's gateway (apt-get install radosgw ceph-mon ceph-osd)
 	@$(VENV)/bin/python -m pytest -q -m s3_server tests/integration/test_s3_server.py $(ARGS)
 
-test-cluster: $(MANIFESTS_STAMP) ## Test on a Kubernetes cluster (KUBECONFIG=), or on an API server alone (KUBEBUILDER_ASSETS=)
-	@$(MANIFESTS_VENV)/bin/python -m pytest -q -m cluster tests/cluster $(ARGS)
+test-cluster: setup ## Test on a Kubernetes cluster (KUBECONFIG=), or on an API server alone (KUBEBUILDER_ASSETS=)
+	@$(VENV)/bin/python -m pytest -q -m cluster tests/cluster $(ARGS)
 
 dag-test: setup ## Run the whole pipeline on a reduced budget, twice, and check what comes out
 	@$(VENV)/bin/python -m pytest -q -m dag $(ARGS)

@@ -4,11 +4,12 @@ Both sides make one optimizer update from the same episodes of very different le
 long), with the same weights, advantages, clipped loss over the same tokens, AdamW and gradient clipping, and as many
 cells in a forward and backward pass. Counted are the real tokens of the episodes; padding counts nothing. That both
 do the same work is checked: their gradient norms must agree. Further cases show how our cost grows with the
-number and with the length of the episodes.
+number and with the length of the episodes, and what becomes of it when several ranks share one batch.
 """
 
 import argparse
 import math
+import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
@@ -20,7 +21,7 @@ from benchmarks.rollout import TRL_PYTHON
 from benchmarks.sides import Side, in_turns
 from benchmarks.skewed_batch import Batch
 
-GOALS = {"trl": 2.0, "exponent_at_most": 1.15}
+GOALS = {"trl": 2.0, "exponent_at_most": 1.15, "rank_exponent_at_most": 0.15}
 SKEWED_NAME = "log-normal"
 """The goal is one for skewed lengths; equal ones show what is left of the ratio without padding."""
 MAX_NORM_DIFFERENCE = 2e-3
@@ -38,11 +39,17 @@ AXES: dict[str, tuple[list[int], Callable[[int], Batch]]] = {
     "tokens of a response": ([60, 120, 240, 480], lambda length: replace(EQUAL, median_tokens=length)),
 }
 """What grows in the scaling cases, its values, and the batch of each value."""
+RANKS = (1, 2, 4)
+SHARED = replace(SKEWED, num_episodes=128)
+"""The batch that the ranks share: episodes of very different lengths have to be dealt out evenly."""
+RANKS_NAME = "exponent of the work over ranks"
 SCALING_REPEATS = 3
 NOTES = (
     "Tokens of the episodes, prompts and observations included, per second of wall clock of one optimizer update; one "
     "process a side, measured in turns. TRL's time is that between the Trainer's step callbacks: no generation, "
-    "rewards, padding or logging. An exponent is the slope of log seconds over log tokens; 1 is linear."
+    "rewards, padding or logging. An exponent is the slope of log seconds over log tokens; 1 is linear. Ranks are gloo "
+    "processes that share one batch: their work is the CPU time of all of them, so that more ranks than cores can be "
+    "compared too, and its exponent over ranks is 0 when sharing costs nothing."
 )
 
 
@@ -79,6 +86,30 @@ def scale(axis: str, values: Sequence[int], batch_of: Callable[[int], Batch], th
     return [*cases, alone(f"exponent over {axis}", [_slope(points)], "log s / log tokens")]
 
 
+def share(batch: Batch, worlds: Sequence[int], threads: int, cores: int = os.cpu_count() or 1) -> list[Case]:
+    """Return what one batch costs ranks of several numbers, and the exponent of the growth of their common work.
+
+    Raises:
+        RuntimeError: the gradient norms say that the worlds did not do the same work.
+    """
+    cases, points, norms = [], [], {}
+    for world in worlds:
+        settings = {"batch": asdict(batch), "ranks": world}
+        with Side(sys.executable, "benchmarks.update_ranks", settings, threads=threads) as ours:
+            measured = in_turns({"ours": ours}, SCALING_REPEATS)["ours"]
+        name = f"{world} ranks" if world > 1 else "1 rank"
+        if world * threads <= cores:
+            cases.append(alone(f"{name}, each", [_rate(found) / world for found in measured], "tokens/s"))
+        work = [found["tokens"] / found["cpu_seconds"] for found in measured]
+        cases.append(alone(f"{name}, work", work, "tokens/CPU s"))
+        points.append((math.log(world), math.log(min(found["cpu_seconds"] for found in measured))))
+        norms[name] = measured[0]["grad_norm"]
+        print(f"  {name}: {_rate(measured[0]):,.0f} tokens/s, {work[0]:,.0f} tokens a CPU second", flush=True)
+    if not all(math.isclose(norm, norms["1 rank"], rel_tol=MAX_NORM_DIFFERENCE) for norm in norms.values()):
+        raise RuntimeError(f"the worlds do different work, their gradient norms are {norms}")
+    return [*cases, alone(RANKS_NAME, [_slope(points)], "log CPU s / log ranks")]
+
+
 def _rate(found: dict[str, Any]) -> float:
     return found["tokens"] / found["seconds"]
 
@@ -105,9 +136,13 @@ def main(arguments: Sequence[str]) -> None:
         if options.only in axis:
             print(f"growth with the {axis}", flush=True)
             cases += scale(axis, values, batch_of, options.threads)
+    if options.only in "ranks":
+        print(f"{', '.join(map(str, RANKS))} ranks on one batch", flush=True)
+        cases += share(SHARED, RANKS, options.threads)
     print(table(cases))
     met = {case.case: case.ratio >= GOALS["trl"] for case in cases if SKEWED_NAME in case.case}
-    met |= {c.case: c.ours <= GOALS["exponent_at_most"] for c in cases if c.case.startswith("exponent")}
+    met |= {c.case: c.ours <= GOALS["exponent_at_most"] for c in cases if c.case.startswith("exponent over")}
+    met |= {c.case: c.ours <= GOALS["rank_exponent_at_most"] for c in cases if c.case == RANKS_NAME}
     notes = f"{NOTES} Threads: {options.threads}."
     write_record(options.output, command="make bench-update", cases=cases, goal=GOALS, met=met, notes=notes)
     print(f"wrote {options.output}")

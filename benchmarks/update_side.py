@@ -21,10 +21,10 @@ from benchmarks.skewed_batch import (
 )
 from components.contracts.episode import Episode
 from components.contracts.question import Question
-from components.train.config import LossConfig, OptimizerConfig, TrainConfig
+from components.train.config import LossConfig, OptimizerConfig, ParallelConfig, TrainConfig
 from components.train.experience import Experience, advantages_and_returns, gather_experience
 from components.train.learner import Learner, Targets
-from components.train.model import in_flat_order, token_logprobs
+from components.train.model import in_flat_order
 
 
 def prepare(settings: dict[str, Any]) -> Callable[[int], dict[str, Any]]:
@@ -40,6 +40,7 @@ def prepare(settings: dict[str, Any]) -> Callable[[int], dict[str, Any]]:
         minibatches=1,
         row_tokens=batch.row_tokens or longest,
         micro_batch_rows=batch.micro_batch_rows,
+        parallel=ParallelConfig(cpu_ranks=settings.get("ranks", 1)),
         loss=LossConfig(kl_coefficient=0.0, clip_low=CLIP_LOW, clip_high=CLIP_HIGH),
         policy_optimizer=OptimizerConfig(
             learning_rate=LEARNING_RATE, warmup_steps=0, beta2=BETA2, max_grad_norm=MAX_GRAD_NORM
@@ -72,9 +73,7 @@ def _experience(batch: Batch, vocabulary: int) -> Experience:
 def _targets(learner: Learner, experience: Experience) -> Targets:
     """Return on-policy targets: the old log-probabilities are those of the weights."""
     count, temperature = experience.num_tokens, learner.config.temperature
-    old_M = in_flat_order(
-        learner.rows(experience), lambda rows: token_logprobs(learner.policy, rows, temperature)[0], count
-    )
+    old_M = in_flat_order(learner.rows(experience), lambda rows: learner.scorer(rows, temperature)[0], count)
     nothing = np.zeros(count)
     advantages_M, returns_M, keep_M = advantages_and_returns(experience, nothing, nothing, learner.config)
     as_tensor = [torch.from_numpy(np.ascontiguousarray(x)).float() for x in (advantages_M, returns_M)]

@@ -135,6 +135,51 @@ def test_exponent_of_growth(seconds, exponent, monkeypatch):
     assert last.ours == pytest.approx(exponent, abs=1e-3)
 
 
+@pytest.mark.timeout(300)
+def test_ranks_share_the_work_of_one(capfd):
+    """Different gradient norms would raise; two ranks on one core have no rate of their own."""
+    cases = {case.case: case for case in update.share(TOY_BATCH, [1, 2], threads=1, cores=1)}
+    assert list(cases) == ["1 rank, each", "1 rank, work", "2 ranks, work", update.RANKS_NAME]
+    assert all(case.ours > 0 for name, case in cases.items() if name != update.RANKS_NAME)
+    assert "2 ranks: " in capfd.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("cpu_seconds", "exponent"),
+    [
+        pytest.param((2.0, 2.0, 2.0), 0.0, id="sharing costs nothing"),
+        pytest.param((1.0, 2.0, 4.0), 1.0, id="every rank does all of it"),
+    ],
+)
+def test_exponent_of_the_work_over_ranks(cpu_seconds, exponent, monkeypatch):
+    class Clocked(contextlib.nullcontext):
+        def __init__(self, python, module, settings, *, threads):
+            super().__init__(self)
+            seconds = cpu_seconds[(1, 2, 4).index(settings["ranks"])]
+            self.answer = {"seconds": 1.0, "cpu_seconds": seconds, "tokens": 100, "grad_norm": 1.0}
+
+        def measure(self, repeat):
+            return self.answer
+
+    monkeypatch.setattr(update, "Side", Clocked)
+    *_, last = update.share(TOY_BATCH, (1, 2, 4), threads=1, cores=8)
+    assert last.ours == pytest.approx(exponent)
+
+
+def test_worlds_that_do_different_work_are_not_compared(monkeypatch):
+    class Different(contextlib.nullcontext):
+        def __init__(self, python, module, settings, *, threads):
+            super().__init__(self)
+            self.norm = float(settings["ranks"])
+
+        def measure(self, repeat):
+            return {"seconds": 1.0, "cpu_seconds": 1.0, "tokens": 100, "grad_norm": self.norm}
+
+    monkeypatch.setattr(update, "Side", Different)
+    with pytest.raises(RuntimeError, match="do different work"):
+        update.share(TOY_BATCH, (1, 2), threads=1)
+
+
 @pytest.mark.slow
 @needs_trl
 def test_trl_makes_as_many_tokens_and_searches_as_ours():
