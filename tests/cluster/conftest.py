@@ -15,7 +15,7 @@ from manifests.validation.render import MANIFESTS, overlay_names, render
 from tests.cluster.api_server import ASSETS_VARIABLE, api_server, find_kubectl, missing
 from tests.cluster.kubernetes import Kubernetes, KubernetesObject, listed, moved
 
-DEFINITIONS_VARIABLE = "SEARCHR1_TEST_CRDS"
+DEFINITIONS_VARIABLE = "CLUSTER_TEST_CRDS"
 """Environment variable naming a file or folder of the real custom resource definitions, for a server of our own."""
 NEITHER = (
     "no cluster: set KUBECONFIG to one (a namespace is made and deleted there, the rest is a dry run), "

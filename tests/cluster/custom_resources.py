@@ -53,8 +53,8 @@ def structural(schema: Schema, known: dict[str, Schema]) -> Schema:
     options = [option for option in schema.get("anyOf", []) if option.get("type") != "null"]
     if options:
         return structural(options[0], known) if len(options) == 1 else ANYTHING
-    if "one_of_schemas" in schema.get("properties", {}):
-        # So the models write a number that may come as text.
+    if "one_of_schemas" in schema.get("properties", {}) or isinstance(schema.get("type"), list):
+        # So the models, and our own schemas, write a number that may come as text.
         return INT_OR_STRING
     made = {key: value for key, value in schema.items() if key in KEPT}
     if "const" in schema:

@@ -1,7 +1,7 @@
 """On a cluster with Kubeflow Trainer: two CPU nodes train on the small world, one of their pods is deleted, both go on.
 
 Needs an image that the cluster can pull and a bucket that its pods and this machine reach under the same address:
-`SEARCHR1_TEST_IMAGE` (images/cpu), `SEARCHR1_TEST_STORAGE` (s3://bucket/prefix), and `AWS_*` as always.
+`CLUSTER_TEST_IMAGE` (images/cpu), `CLUSTER_TEST_STORAGE` (s3://bucket/prefix), and `AWS_*` as always.
 """
 
 import copy
@@ -21,7 +21,7 @@ from components.tracking.metrics_file import read_metrics
 from tests.cluster.kubernetes import Kubernetes, KubernetesObject
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(3600)]
-IMAGE_VARIABLE, STORAGE_VARIABLE = "SEARCHR1_TEST_IMAGE", "SEARCHR1_TEST_STORAGE"
+IMAGE_VARIABLE, STORAGE_VARIABLE = "CLUSTER_TEST_IMAGE", "CLUSTER_TEST_STORAGE"
 CREDENTIALS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 STEPS = 6
 WORLD = "world://mini?seed=1"

@@ -64,6 +64,7 @@ def test_definitions_are_structural(by_kind):
     for kind, definition in by_kind.items():
         for part in parts(schema_of(definition)):
             assert not FORBIDDEN & part.keys(), (kind, part.keys())
+            assert isinstance(part.get("type", ""), str), kind
             assert part.keys() & {"type", "x-kubernetes-preserve-unknown-fields", "x-kubernetes-int-or-string"}, kind
             assert not {"properties", "additionalProperties"} <= part.keys(), kind
         assert definition["metadata"]["name"] == f"{kind.lower()}s.{definition['spec']['group']}"
