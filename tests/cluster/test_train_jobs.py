@@ -1,7 +1,6 @@
 """TrainJobs against the definitions of the server: ours are accepted, what the Trainer's rules forbid is not."""
 
 import copy
-import os
 import uuid
 
 import pytest
@@ -92,45 +91,3 @@ def test_pod_of_the_runtime_is_restricted(cluster, launching, namespace):
     assert accepted.returncode == 0, accepted.stderr
     pod["spec"]["containers"][0]["securityContext"]["runAsUser"] = 0
     assert "violates PodSecurity" in cluster.apply([pod], "--dry-run=server").stderr
-
-
-@pytest.fixture
-def launcher(cluster, launching, namespace, monkeypatch, tmp_path):
-    """Our launcher's client, with the rights of a run's account and no more."""
-    found = pytest.importorskip("components.train.trainjob_cluster", reason="the launcher of TrainJobs is not here yet")
-    config = yaml.safe_load(cluster.kubeconfig.read_text())
-    for user in config["users"]:
-        user["user"]["as"] = account(launching)
-    (tmp_path / "kubeconfig").write_text(yaml.safe_dump(config))
-    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "kubeconfig"))
-    monkeypatch.setenv(found.NAMESPACE_VARIABLE, namespace)
-    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
-    return found.Cluster.connect(found.Patience(watch_s=2, request_s=10, lost_contact_s=20))
-
-
-def test_job_of_our_launcher_is_accepted_found_and_taken_back(launcher, cluster, namespace):
-    from components.train.trainjob import train_job
-
-    from components.train.config import TrainConfig
-
-    settings = {"parallel": {"num_nodes": 2, "cpu_ranks": 1}, "launch": {"backend": "trainjob", "queue": "searchr1"}}
-    name = f"sr1-{uuid.uuid4().hex[:10]}"
-    body = train_job(TrainConfig.parse(settings), name, "s3://bucket/work", os.environ)
-    launcher.check_runtime(body["spec"]["runtimeRef"]["name"])
-    assert launcher.create(body) is True
-    assert launcher.create(body) is False
-    found, version = launcher.job(name)
-    assert found["spec"] | body["spec"] == found["spec"], "what was asked for is what is there"
-    assert cluster.get("trainjob", name, namespace)["spec"]["trainer"]["numNodes"] == 2
-    launcher.wait_for_news(name, version)
-    launcher.adopt(name)
-    assert launcher.pods(name) == []
-    assert launcher.workloads() is not None
-    launcher.delete(name)
-
-
-def test_a_missing_runtime_is_named_before_anything_is_made(launcher):
-    from components.contracts.errors import ConfigError
-
-    with pytest.raises(ConfigError, match="has no TrainingRuntime 'nobody'"):
-        launcher.check_runtime("nobody")
