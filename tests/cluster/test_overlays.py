@@ -58,7 +58,6 @@ def test_what_an_overlay_must_not_say_is_refused(cluster, overlays, namespace):
 def test_pod_security_speaks_up_about_a_loose_pod(cluster, overlays, namespace):
     objects = moved(overlays["standalone-kfp"], namespace)
     deployment = next(copy.deepcopy(item) for item in objects if item["kind"] == "Deployment")
-    deployment["spec"]["template"]["spec"]["containers"][0]["securityContext"]["privileged"] = True
     deployment["spec"]["template"]["spec"]["containers"][0]["securityContext"]["allowPrivilegeEscalation"] = True
     said = cluster.apply([deployment], "--dry-run=server")
     assert "would violate PodSecurity" in said.stderr
