@@ -28,7 +28,7 @@ WAIT_S = 60.0
 
 
 def use(cluster: Kubernetes, namespace: str, name: str, monkeypatch, tmp_path: Path) -> None:
-    """Let this process and its children be the service account `name`, as a step's pod is; the client knows no `--as`."""
+    """Let this process and its children be a service account, as a step's pod is; the client ignores impersonation."""
     cluster.kubectl("create", "serviceaccount", name, "-n", namespace)
     token = cluster.done("create", "token", name, "-n", namespace).stdout.strip()
     config = yaml.safe_load(cluster.done("config", "view", "--raw", "--minify", "-o", "yaml").stdout)
