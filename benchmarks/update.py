@@ -40,8 +40,9 @@ AXES: dict[str, tuple[list[int], Callable[[int], Batch]]] = {
 }
 """What grows in the scaling cases, its values, and the batch of each value."""
 RANKS = (1, 2, 4)
-SHARED = replace(SKEWED, num_episodes=128)
-"""The batch that the ranks share: episodes of very different lengths have to be dealt out evenly."""
+SHARED = replace(SKEWED, num_episodes=512)
+"""The batch that the ranks share: episodes of very different lengths have to be dealt out evenly. It is as large as
+that of a training step; of a few dozen episodes four ranks get so little that they mostly fill rows."""
 RANKS_NAME = "exponent of the work over ranks"
 SCALING_REPEATS = 3
 NOTES = (
