@@ -14,17 +14,24 @@ import yaml
 
 from components.contracts.errors import ConfigError
 from components.train.config import TrainConfig
+from components.train.trainjob import train_job
+from components.train.trainjob_cluster import NAMESPACE_VARIABLE, Cluster, Patience
 from tests.cluster.kubernetes import Kubernetes, account
 from tests.unit import conftest as servers
 
-REASON = "the launcher of TrainJobs is not here yet"
-train_job = pytest.importorskip("components.train.trainjob", reason=REASON).train_job
-client = pytest.importorskip("components.train.trainjob_cluster", reason=REASON)
 pytestmark = [pytest.mark.cluster, pytest.mark.filterwarnings("ignore:Unverified HTTPS request")]
 s3_endpoint, s3_root = servers.s3_endpoint, servers.s3_root
 LAUNCHING = Path(__file__).parents[1] / "unit" / "train" / "launching_process.py"
 SETTINGS = {"parallel": {"num_nodes": 2, "cpu_ranks": 1}, "launch": {"backend": "trainjob", "queue": "searchr1"}}
+PATIENCE = Patience(watch_s=2, request_s=10, lost_contact_s=20)
 WAIT_S = 60.0
+
+
+def job(name: str) -> dict:
+    """Return the job of a training on two CPU nodes."""
+    return train_job(
+        TrainConfig.parse(SETTINGS), name, "s3://bucket/job", "s3://bucket/index/manifest.json", os.environ
+    )
 
 
 def use(cluster: Kubernetes, namespace: str, name: str, monkeypatch, tmp_path: Path) -> None:
@@ -36,7 +43,7 @@ def use(cluster: Kubernetes, namespace: str, name: str, monkeypatch, tmp_path: P
         user["user"] = {"token": token}
     (tmp_path / "kubeconfig").write_text(yaml.safe_dump(config))
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "kubeconfig"))
-    monkeypatch.setenv(client.NAMESPACE_VARIABLE, namespace)
+    monkeypatch.setenv(NAMESPACE_VARIABLE, namespace)
     monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
 
 
@@ -48,12 +55,12 @@ def credentials(cluster, launching, namespace, monkeypatch, tmp_path) -> None:
 
 @pytest.fixture
 def launcher(credentials):
-    return client.Cluster.connect(client.Patience(watch_s=2, request_s=10, lost_contact_s=20))
+    return Cluster.connect(PATIENCE)
 
 
 def test_job_is_accepted_found_adopted_and_taken_back(launcher, cluster, namespace):
     name = f"sr1-{uuid.uuid4().hex[:10]}"
-    body = train_job(TrainConfig.parse(SETTINGS), name, "s3://bucket/work", os.environ)
+    body = job(name)
     launcher.check_runtime(body["spec"]["runtimeRef"]["name"])
     assert launcher.create(body) is True
     assert launcher.create(body) is False
@@ -74,7 +81,7 @@ def test_a_missing_runtime_is_named_before_anything_is_made(launcher):
 
 
 def test_a_job_that_breaks_a_rule_is_the_users_to_mend(launcher):
-    body = train_job(TrainConfig.parse(SETTINGS), f"sr1-{uuid.uuid4().hex[:10]}", "s3://bucket/work", os.environ)
+    body = job(f"sr1-{uuid.uuid4().hex[:10]}")
     body["spec"]["trainer"]["numProcPerNode"] = 0
     with pytest.raises(ConfigError, match="numProcPerNode"):
         launcher.create(body)
@@ -82,9 +89,9 @@ def test_a_job_that_breaks_a_rule_is_the_users_to_mend(launcher):
 
 def test_an_account_without_the_role_is_told_which_one_it_needs(cluster, launching, namespace, monkeypatch, tmp_path):
     use(cluster, namespace, "somebody-else", monkeypatch, tmp_path)
-    somebody = client.Cluster.connect(client.Patience(watch_s=2, request_s=10, lost_contact_s=20))
+    somebody = Cluster.connect(PATIENCE)
     with pytest.raises(ConfigError, match=r"may not create trainjobs [\s\S]*launcher-role"):
-        somebody.create(train_job(TrainConfig.parse(SETTINGS), "sr1-0", "s3://bucket/work", os.environ))
+        somebody.create(job("sr1-0"))
 
 
 def test_a_step_submits_follows_and_takes_its_job_back_when_it_is_told_to_end(
@@ -107,12 +114,12 @@ def test_a_step_submits_follows_and_takes_its_job_back_when_it_is_told_to_end(
             assert time.monotonic() < limit_s, "nothing was submitted"
             time.sleep(0.2)
         jobs = json.loads(cluster.done("get", "trainjobs", "-n", namespace, "-o", "json").stdout)["items"]
-        (job,) = [job for job in jobs if s3_root in job["spec"]["trainer"]["args"][0]]
-        assert job["spec"]["trainer"]["numNodes"] == 2
+        (ours,) = [one for one in jobs if s3_root in one["spec"]["trainer"]["args"][0]]
+        assert ours["spec"]["trainer"]["numNodes"] == 2
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=WAIT_S) == 143
     finally:
         if process.poll() is None:
             process.kill()
             process.wait()
-    assert "deletionTimestamp" in cluster.get("trainjob", job["metadata"]["name"], namespace)["metadata"]
+    assert "deletionTimestamp" in cluster.get("trainjob", ours["metadata"]["name"], namespace)["metadata"]

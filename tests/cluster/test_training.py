@@ -54,7 +54,6 @@ def runtime(cluster, launching, namespace) -> None:
     """The runtime of the tests' namespace with the image and the bucket to try, sized for a small cluster."""
     if reason := what_is_missing(cluster):
         pytest.skip(reason)
-    pytest.importorskip("components.train.trainjob_run", reason="the launcher of TrainJobs is not here yet")
     data = {name: os.environ[name] for name in CREDENTIALS}
     secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "searchr1-s3", "namespace": namespace}}
     applied = cluster.apply([*map(sized, launching), secret | {"stringData": data}], "--force-conflicts")

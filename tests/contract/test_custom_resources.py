@@ -54,7 +54,8 @@ def written(*places: str) -> list[dict]:
 
 
 def test_every_kind_that_is_not_kubernetes_own_is_defined(by_kind):
-    used = {item["kind"] for path in MANIFESTS.glob("[bc]*/**/*.yaml") for item in written(str(path)) if item}
+    files = [path for path in MANIFESTS.glob("[bc]*/**/*.yaml") if "patch" not in path.name]
+    used = {item["kind"] for path in files for item in written(str(path)) if isinstance(item, dict)}
     own = {"TrainJob", "TrainingRuntime", "LocalQueue", "ClusterQueue", "ResourceFlavor", "ServiceMonitor"}
     assert by_kind.keys() == own | {"Workload"}
     assert used & own == own - {"TrainJob"}
