@@ -22,6 +22,8 @@ NEITHER = (
     f"or {ASSETS_VARIABLE} to a folder with kube-apiserver and etcd"
 )
 DEFINITIONS = os.environ.get(DEFINITIONS_VARIABLE, "")
+OLDEST_MINOR = 33
+"""Of Kubernetes 1, as manifests/validation has it: older servers know neither all fields nor all rules."""
 RESTRICTED = {f"pod-security.kubernetes.io/{mode}": "restricted" for mode in ("enforce", "warn")}
 
 
@@ -41,12 +43,20 @@ def cluster(tmp_path_factory) -> Iterator[Kubernetes]:
         pytest.skip(reason)
     kubectl = find_kubectl()
     if kubeconfig := os.environ.get("KUBECONFIG"):
-        yield Kubernetes(kubectl, Path(kubeconfig), is_alone=False)
+        yield checked(Kubernetes(kubectl, Path(kubeconfig), is_alone=False))
         return
     with api_server(Path(os.environ[ASSETS_VARIABLE]), tmp_path_factory.mktemp("api-server") / "data") as kubeconfig:
-        alone = Kubernetes(kubectl, kubeconfig, is_alone=True)
+        alone = checked(Kubernetes(kubectl, kubeconfig, is_alone=True))
         _define(alone)
         yield alone
+
+
+def checked(cluster: Kubernetes) -> Kubernetes:
+    """Return the cluster, which has to be new enough."""
+    minor = cluster.minor_version()
+    if minor < OLDEST_MINOR:
+        pytest.fail(f"this is Kubernetes 1.{minor}; the manifests are for 1.{OLDEST_MINOR} and newer", pytrace=False)
+    return cluster
 
 
 def _define(alone: Kubernetes) -> None:

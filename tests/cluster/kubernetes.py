@@ -49,6 +49,11 @@ class Kubernetes:
         """Return one object."""
         return json.loads(self.done("get", kind, name, "-n", namespace, "-o", "json").stdout)
 
+    def minor_version(self) -> int:
+        """Return the number after the dot of the server's version."""
+        version = json.loads(self.done("get", "--raw", "/version").stdout)
+        return int(version["minor"].rstrip("+"))
+
     def served_kinds(self) -> set[tuple[str, str]]:
         """Return (apiVersion, kind) of everything the server knows."""
         found = set()

@@ -3,6 +3,7 @@
 No API server is needed here: what one demands of a definition is checked by hand, what it would refuse by jsonschema.
 """
 
+import contextlib
 import copy
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import yaml
 
 pytest.importorskip("kubeflow_trainer_api", reason="not in this environment: make setup")
 
-from tests.cluster.conftest import NEITHER, why_not
+from tests.cluster.conftest import NEITHER, checked, why_not
 from tests.cluster.custom_resources import definitions, structural
 from tests.cluster.kubernetes import account, moved
 
@@ -147,3 +148,13 @@ def test_objects_move_to_the_namespace_of_the_tests_with_their_subjects():
     assert account(found) == "system:serviceaccount:mine:runner"
     assert found[1] == objects[1]
     assert objects[0]["metadata"]["namespace"] == "a"
+
+
+@pytest.mark.parametrize(("minor", "refused"), [(20, True), (33, False), (36, False)])
+def test_an_older_cluster_is_refused(minor, refused):
+    class Server:
+        def minor_version(self) -> int:
+            return minor
+
+    with pytest.raises(pytest.fail.Exception, match=r"1\.20; .* 1\.33") if refused else contextlib.nullcontext():
+        checked(Server())
