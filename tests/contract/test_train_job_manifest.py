@@ -7,7 +7,7 @@ import copy
 
 import pytest
 
-pytest.importorskip("kubeflow_trainer_api", reason="the manifests are tested by make manifests-test")
+pytest.importorskip("kubernetes_validate", reason="the manifests are tested by make manifests-test")
 
 from components.train.config import TrainConfig
 from components.train.trainjob import train_job
