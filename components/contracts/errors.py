@@ -1,8 +1,12 @@
 """The exception tree: what a person can mend is a `UserError`, what an operator must mend is a `BoundaryError`.
 
 Every class is also the standard-library error it refines, pickles across processes, and carries the
-exit code its step ends with: 2 for bad input, 75 for infrastructure (a retry may help), 1 for the rest.
+exit code its step ends with: 2 for bad input, 3 for a training that its own rules ended, 75 for infrastructure (a retry
+may help), 1 for the rest.
 """
+
+FINAL_EXIT_CODES = (2, 3)
+"""The same attempt once more would end the same way, at the same cost."""
 
 
 class SearchR1Error(Exception):
@@ -98,7 +102,9 @@ class ClusterError(BoundaryError):
 
 
 class TrainingStopped(SearchR1Error, RuntimeError):
-    """Training ended by one of its own rules (collapse, non-finite losses, too many failed searches)."""
+    """Training ended by one of its own rules (updates not fit to apply, nothing to imitate)."""
+
+    exit_code = 3
 
 
 class RunFailed(SearchR1Error, RuntimeError):

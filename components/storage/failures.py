@@ -7,7 +7,7 @@ import json
 import os
 from typing import Any, Self
 
-from components.contracts.errors import SearchR1Error
+from components.contracts.errors import FINAL_EXIT_CODES, SearchR1Error
 from components.storage.open import open_storage
 
 RUN_ID_VARIABLE = "SEARCHR1_RUN_ID"
@@ -16,7 +16,6 @@ TASK_VARIABLE = "SEARCHR1_TASK"
 RETRIES_VARIABLE = "SEARCHR1_RETRIES"
 """Environment variable with the number of times Kubeflow starts a failed task again by itself."""
 _FOLDER = "failures"
-_USER_ERROR = 2
 
 
 class TaskFailures:
@@ -37,14 +36,14 @@ class TaskFailures:
         self._put({**record, "task": self._task, "retries_left": self._retries})
 
     def to_repeat(self) -> dict[str, Any]:
-        """Return the user error that this automatic retry would only meet again, an empty record when there is none.
+        """Return the error that this automatic retry would only meet again, an empty record when there is none.
 
         Kubeflow retries whatever failed. Every retry it still has uses the record up by one: when a person starts
         the task again after that, it really runs.
         """
         record = self._get()
         left = record.get("retries_left", 0)
-        if record.get("exit_code") != _USER_ERROR or not isinstance(left, int) or left <= 0:
+        if record.get("exit_code") not in FINAL_EXIT_CODES or not isinstance(left, int) or left <= 0:
             return {}
         self._put({**record, "retries_left": left - 1})
         return record

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
-from components.contracts.errors import ClusterError, ConfigError, SearchR1Error, StoppedBySignal
+from components.contracts.errors import FINAL_EXIT_CODES, ClusterError, ConfigError, SearchR1Error, StoppedBySignal
 from components.contracts.manifest import Manifest
 from components.contracts.step import StepContext, StepResult
 from components.storage.store import MANIFEST_NAME
@@ -29,7 +29,6 @@ from components.train.trainjob_pods import Pod, first_rank, is_node, name_of, st
 from components.train.trainjob_watch import PodWatch
 
 Object = dict[str, Any]
-_USER_ERROR = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,9 +182,9 @@ class _Following:
             ConfigError, ClusterError: that is so.
         """
         record = self._submission.folder.error() if self._pods.failures else None
-        if record is not None and record["exit_code"] == _USER_ERROR:
+        if record is not None and record["exit_code"] in FINAL_EXIT_CODES:
             self._cluster.delete(self._submission.name)
-            raise self._failed("a rank refused its settings or inputs")
+            raise self._failed("a rank ended it, and another attempt would end the same way")
         stuck = {name_of(pod): reason for pod in pods if (reason := stuck_reason(pod))}
         now_s = time.monotonic()
         self._stuck_since_s = {pod: self._stuck_since_s.get(pod, now_s) for pod in stuck}

@@ -37,7 +37,8 @@ def test_every_class_below_the_root_is_a_standard_error_too(error_class: type[Ex
     [
         pytest.param(errors.MissingError("x"), 2, id="bad input"),
         pytest.param(errors.StorageError("x"), 75, id="infrastructure"),
-        pytest.param(errors.TrainingStopped("x"), 1, id="the rest"),
+        pytest.param(errors.TrainingStopped("x"), 3, id="rule of training"),
+        pytest.param(errors.RunFailed("x"), 1, id="the rest"),
     ],
 )
 def test_exit_codes(error: errors.SearchR1Error, exit_code: int) -> None:

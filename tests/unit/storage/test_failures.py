@@ -6,6 +6,7 @@ from components.storage import open_storage
 from components.storage.failures import TaskFailures, failures_of
 
 USER = {"step": "corpus", "type": "CorpusError", "message": "line 3", "exit_code": 2, "time_s": 5.0}
+RULE = USER | {"type": "TrainingStopped", "exit_code": 3}
 BOUNDARY = USER | {"type": "StorageError", "exit_code": 75, "time_s": 3.0}
 
 
@@ -21,10 +22,11 @@ def test_records_of_a_run_come_in_the_order_of_failing(root):
     assert [record["task"] for record in failures_of(root, "r1")] == ["questions", "corpus"]
 
 
-def test_a_user_error_is_repeated_by_every_automatic_retry_and_by_none_after_them(root):
+@pytest.mark.parametrize("final", [USER, RULE], ids=["user error", "rule of training"])
+def test_what_would_end_the_same_way_is_repeated_by_every_automatic_retry_and_by_none_after_them(root, final):
     first = TaskFailures(root, "r1", "corpus", 2)
     assert first.to_repeat() == {}
-    first.keep(USER)
+    first.keep(final)
     repeated = [TaskFailures(root, "r1", "corpus", 2).to_repeat().get("message") for _ in range(3)]
     assert repeated == ["line 3", "line 3", None]
     assert failures_of(root, "r1")[0]["message"] == "line 3"

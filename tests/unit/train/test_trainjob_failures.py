@@ -31,10 +31,9 @@ def refused_by_a_rank(cluster, job):
 
 
 def stopped_by_its_rules(cluster, job):
-    leave_error(job, "TrainingStopped", "too many skipped updates", 1)
-    cluster.pod(job, 0, phase="Failed", **ended(1, seconds=3))
+    leave_error(job, "TrainingStopped", "too many skipped updates", 3)
     cluster.pod(job, 1, phase="Failed", **ended(143, seconds=2))
-    fail(cluster, job)
+    cluster.pod(job, 0, phase="Failed", **ended(1, seconds=3))
 
 
 def too_late(cluster, job):
@@ -68,7 +67,7 @@ FAILURES = [
     ),
     pytest.param(refused_by_a_rank, 2, ["ConfigError: no such thing", "mend it"], id="user error"),
     pytest.param(
-        stopped_by_its_rules, 1, ["(node 0): Error, exit code 1", "TrainingStopped: too many"], id="rule of training"
+        stopped_by_its_rules, 3, ["(node 0): Error, exit code 1", "TrainingStopped: too many"], id="rule of training"
     ),
     pytest.param(too_late, 75, ["DeadlineExceeded", "raise train.launch.deadline_s"], id="deadline"),
     pytest.param(no_image, 75, ["could not start for", "ImagePullBackOff: Back-off", "check the image of"], id="image"),
@@ -87,7 +86,7 @@ def test_a_failure_is_one_error_with_its_cause(cluster, train, story, exit_code,
     if story is out_of_memory:
         assert [line for line in said if line.startswith("line ")] == [f"line {n}" for n in range(30, 80)]
         assert "connection reset" not in str(raised.value)
-    if story in (refused_by_a_rank, no_image):
+    if story in (refused_by_a_rank, stopped_by_its_rules, no_image):
         # Neither a restart nor waiting mends it: the GPUs are given back.
         assert cluster.count("DELETE", JOBS) == 1
 

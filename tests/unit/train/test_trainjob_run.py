@@ -66,12 +66,12 @@ def test_a_running_job_is_adopted(cluster, train, capsys):
 def test_a_failed_job_is_made_anew_and_continues(cluster, train, capsys):
     def story(cluster, job):
         leave_checkpoint(job, 40)
-        leave_error(job, "TrainingStopped", "no", 1)
+        leave_error(job, "SearchError", "no", 75)
         cluster.pod(job, 0, phase="Failed", **ended(1))
         fail(cluster, job)
 
     cluster.story = story
-    with pytest.raises(RanksFailed, match="TrainingStopped: no"):
+    with pytest.raises(RanksFailed, match="SearchError: no"):
         train()
     cluster.story = succeed
     assert train().manifest == RESULT
