@@ -48,7 +48,7 @@ QUESTIONS_URI = Parameter(
 BASE_MODEL = Parameter(
     "p04_base_model",
     "",
-    "Model that training starts from: hf://owner/name[@revision], a folder, bundled://small-world. "
+    "Model that training starts from: hf://owner/name[@revision], s3://bucket/folder, bundled://small-world. "
     "Empty: the preset's.",
 )
 MODEL_NAME = Parameter("p05_model_name", "", "Name of the registered model in MLflow. Empty: the preset's.")

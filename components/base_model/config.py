@@ -5,6 +5,13 @@ from pydantic import Field
 from components.agent.config import LoopConfig
 from components.contracts.config import StepConfig
 
+MODEL_FILE_ENDINGS = (".json", ".safetensors", ".txt", ".jinja", ".model", ".md")
+
+
+def is_model_file(name: str) -> bool:
+    """Return whether a file of a model's folder is taken, by its relative name: no code, nothing pickled."""
+    return "/" not in name and name.endswith(MODEL_FILE_ENDINGS)
+
 
 class RecipeConfig(StepConfig):
     """The small-world recipe: how the bundled tiny model was made."""
@@ -34,7 +41,10 @@ class BaseModelConfig(StepConfig):
     """Which base model a run starts from."""
 
     source: str = Field(default="bundled://small-world", min_length=1)
-    """`bundled://small-world`, `recipe://small-world` (made anew), a local folder, or `hf://owner/name[@revision]`."""
+    """`bundled://small-world`, `recipe://small-world` (made anew), a local folder, `s3://bucket/folder`, or
+    `hf://owner/name[@revision]`."""
+    source_version: str = Field(default="", pattern=r"^[0-9a-f]{0,64}$")
+    """What a folder held when the run began; set by the resolve step, so that no cache serves older content."""
     recipe: RecipeConfig = RecipeConfig()
     """Used by `recipe://small-world` only."""
     recipe_loop: LoopConfig = LoopConfig()

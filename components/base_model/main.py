@@ -9,13 +9,14 @@ from dataclasses import asdict
 from importlib import resources
 from pathlib import Path
 
-from components.base_model.config import BaseModelConfig
+from components.base_model.config import BaseModelConfig, is_model_file
 from components.base_model.model_card import small_world_card
 from components.base_model.pretrain import Progress, pretrain
-from components.contracts.errors import BoundaryError, ConfigError, MissingError
+from components.contracts.errors import BoundaryError, ConfigError, MissingError, UserError
 from components.contracts.step import Step, StepContext, StepResult
 from components.storage import publish
 from components.storage.failures import TaskFailures
+from components.storage.source import fetch_source, pinned_model_uri
 
 TRAINING_LOG = "pretraining.jsonl"
 
@@ -31,8 +32,9 @@ def run(config: BaseModelConfig, context: StepContext) -> StepResult:
 
     Raises:
         ConfigError: the source is of no known form.
-        MissingError: the folder holds no model.
+        MissingError: the folder holds no model, or the hub knows none of that name.
         HubError: the hub refuses.
+        StorageError: the bucket refuses.
     """
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "base_model"
@@ -65,7 +67,9 @@ def _provide(config: BaseModelConfig, folder: Path) -> str:
         case "recipe", "small-world":
             make_small_world(config, folder)
         case "hf", name if name:
-            return _download(name, folder / "model")
+            return _download(config.source, folder / "model")
+        case "s3", name if name:
+            _check_model(fetch_source(config.source, folder / "model", is_model_file), config.source)
         case path, "" if path == config.source and Path(path).is_dir():
             _copy_model(Path(path), folder / "model")
         case path, "" if path == config.source:
@@ -73,7 +77,7 @@ def _provide(config: BaseModelConfig, folder: Path) -> str:
         case _:
             raise ConfigError(
                 f"base_model.source = {config.source!r} names no model",
-                "bundled://small-world, recipe://small-world, a local folder, hf://owner/name[@revision]",
+                "bundled://small-world, recipe://small-world, a local folder, s3://bucket/folder, hf://owner/name[@revision]",
             )
     return ""
 
@@ -97,34 +101,40 @@ def make_small_world(config: BaseModelConfig, folder: Path) -> None:
 
 
 def _copy_model(source: Path, target: Path) -> None:
-    if not (source / "config.json").is_file() or not list(source.glob("*.safetensors")):
+    _check_model(source, str(source))
+    target.mkdir()
+    for file in source.iterdir():
+        if is_model_file(file.name):
+            shutil.copy(file, target / file.name)
+
+
+def _check_model(folder: Path, source: str) -> None:
+    if not (folder / "config.json").is_file() or not list(folder.glob("*.safetensors")):
         raise MissingError(
             f"{source} holds no model",
             "a folder with config.json, *.safetensors and tokenizer files",
             "pickled weights are refused: convert them to safetensors first",
         )
-    target.mkdir()
-    for file in source.iterdir():
-        if file.suffix in {".json", ".safetensors", ".txt", ".jinja", ".model", ".md"}:
-            shutil.copy(file, target / file.name)
 
 
-def _download(name: str, target: Path) -> str:
+def _download(source: str, target: Path) -> str:
     """Download a hub model without its pickled weights and return the commit it resolved to."""
-    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 
-    repository, _, revision = name.partition("@")
+    repository = source.removeprefix("hf://").partition("@")[0]
     patterns = ["*.json", "*.safetensors", "*.txt", "*.jinja", "*.model"]
     try:
-        commit = HfApi(endpoint=os.environ.get("HF_ENDPOINT")).model_info(repository, revision=revision or None).sha
-        source = snapshot_download(repository, revision=commit, allow_patterns=patterns)
-    except HFValidationError as error:
-        raise ConfigError(f"base_model.source names no model: {error}", "hf://owner/name[@revision]") from None
-    except (HfHubHTTPError, OfflineModeIsEnabled, OSError) as error:
+        commit = pinned_model_uri(source).rpartition("@")[2]
+        found = snapshot_download(
+            repository, revision=commit, allow_patterns=patterns, endpoint=os.environ.get("HF_ENDPOINT")
+        )
+    except UserError:
+        raise
+    except (HFValidationError, HfHubHTTPError, OfflineModeIsEnabled, OSError) as error:
         raise HubError(f"{repository} cannot be downloaded: {error}") from None
-    _copy_model(Path(source), target)
-    return commit or revision
+    _copy_model(Path(found), target)
+    return commit
 
 
 def _num_parameters(model_folder: Path) -> int:

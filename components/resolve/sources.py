@@ -5,9 +5,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from components.base_model.config import is_model_file
 from components.fictional_world.uri import SCHEME
 from components.resolve.code_digest import code_digests
-from components.storage.source import pinned_uri, public_uri
+from components.storage.source import pinned_model_uri, pinned_uri, public_uri
 from components.storage.source_version import VersionUnknown, source_version
 
 CORPUS_ENDINGS = (".jsonl", ".jsonl.gz", ".parquet")
@@ -26,7 +27,7 @@ class Sources:
 
 
 def look_up(configs: Mapping[str, Mapping[str, Any]], must_know: bool) -> Sources:
-    """Return what the sources named in the settings of the tasks `corpus` and `questions` hold.
+    """Return what the sources named in the settings of the tasks `corpus`, `questions` and `base_model` hold.
 
     With `must_know` a corpus whose changes cannot be seen is refused; else it is said and goes without a version.
 
@@ -47,6 +48,7 @@ def look_up(configs: Mapping[str, Mapping[str, Any]], must_know: bool) -> Source
         {
             "corpus": {"uri": corpus_uri, "source_version": corpus_version},
             "questions": {**question_uris, "source_version": "".join(versions)},
+            "base_model": _base_model(configs["base_model"]["source"]),
             "register": {"corpus_version": corpus_version},
         },
     )
@@ -62,6 +64,14 @@ def _version(uri: str, endings: tuple[str, ...], must_know: bool) -> str:
             raise
         print(f"warning: {error.given}: changes of it will not be noticed", flush=True)
         return ""
+
+
+def _base_model(source: str) -> dict[str, str]:
+    """A model of this project is its code, one of the hub its commit; of a folder the files that are taken count."""
+    scheme, separator, _ = source.partition("://")
+    if separator and scheme != "s3":
+        return {"source": pinned_model_uri(source)}
+    return {"source_version": source_version(source, is_model_file)}
 
 
 def _world_version(uri: str) -> str:

@@ -1,4 +1,4 @@
-"""Brings files of a Hugging Face data set to this machine, through the hub's own cache.
+"""Brings files of a Hugging Face data set to this machine, through the hub's own cache, and tells commits.
 
 A revision is resolved to a commit once; files and their list stay in the cache (`HF_HOME`), so that with
 `HF_HUB_OFFLINE=1` the same call gives the same files, or fails by naming what the cache lacks.
@@ -16,6 +16,7 @@ from typing import Any
 from components.contracts.errors import MissingError, StorageError, UserError
 from components.storage.protocol import checked_key
 
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 _DIGEST = re.compile(r"[0-9a-f]{40}([0-9a-f]{24})?")
 _CHUNK_BYTES = 1 << 20
 _LOAD = "run once with HF_HUB_OFFLINE=0 and the same HF_HOME"
@@ -31,6 +32,19 @@ def dataset_commit(repository: str, revision: str) -> str:
     with _hub_failures(repository, revision):
         # An empty list of patterns resolves the revision and lists the files without loading one.
         return _snapshot(repository, revision, []).name
+
+
+def model_commit(repository: str, revision: str) -> str:
+    """Return the commit that `revision` (a branch, a tag, a commit) of a model names now; offline, named last.
+
+    Raises:
+        MissingError: model or revision do not exist, or are not in the cache while offline.
+        StorageError: the hub fails.
+    """
+    if _COMMIT.fullmatch(revision):
+        return revision
+    with _hub_failures(repository, revision, "Model"):
+        return _snapshot(repository, revision, [], "model").name
 
 
 def download_dataset(repository: str, revision: str, prefix: str, wanted: Callable[[str], bool]) -> Path:
@@ -64,12 +78,12 @@ def download_dataset(repository: str, revision: str, prefix: str, wanted: Callab
     return folder / prefix if prefix else folder
 
 
-def _snapshot(repository: str, revision: str, patterns: list[str], **options: Any) -> Path:
+def _snapshot(repository: str, revision: str, patterns: list[str], kind: str = "dataset", **options: Any) -> Path:
     from huggingface_hub import snapshot_download
 
     found = snapshot_download(
         repository,
-        repo_type="dataset",
+        repo_type=kind,
         revision=revision,
         allow_patterns=patterns,
         endpoint=os.environ.get("HF_ENDPOINT"),
@@ -77,7 +91,7 @@ def _snapshot(repository: str, revision: str, patterns: list[str], **options: An
         **options,
     )
     folder = Path(found)
-    # Offline, the cache takes a snapshot for complete when its folder exists: for a data set that was only listed.
+    # Offline, the cache takes a snapshot for complete when its folder exists: for one that was only listed.
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
@@ -106,7 +120,7 @@ def _is_intact(path: Path) -> bool:
 
 
 @contextmanager
-def _hub_failures(repository: str, revision: str) -> Iterator[None]:
+def _hub_failures(repository: str, revision: str, kind: str = "Data set") -> Iterator[None]:
     """Turn the hub client's errors into ours."""
     try:
         from huggingface_hub import is_offline_mode
@@ -118,7 +132,7 @@ def _hub_failures(repository: str, revision: str) -> Iterator[None]:
         )
     except ImportError:
         raise UserError("hf:// needs the package huggingface_hub", remedy="pip install huggingface_hub") from None
-    what = f"Data set {repository}@{revision}"
+    what = f"{kind} {repository}@{revision}"
     try:
         yield
     except (UserError, StorageError):
@@ -126,7 +140,7 @@ def _hub_failures(repository: str, revision: str) -> Iterator[None]:
     except (RepositoryNotFoundError, RevisionNotFoundError) as error:
         raise MissingError(
             f"{what} was not found: {str(error).splitlines()[-1]}",
-            remedy="check the name; a private data set needs the environment variable HF_TOKEN",
+            remedy=f"check the name; a private {kind.lower()} needs the environment variable HF_TOKEN",
         ) from None
     except (CachedRepoTreeNotFoundError, EntryNotFoundError, OSError, ValueError, RuntimeError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -1,17 +1,19 @@
 """Brings foreign data (a path, `https://`, `s3://`, `hf://`) to this machine, as it is; callers judge its bytes."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
-from components.contracts.errors import MissingError, UserError
+from components.contracts.errors import ConfigError, MissingError, UserError
 from components.storage.http_download import download
-from components.storage.hub_download import dataset_commit, download_dataset
+from components.storage.hub_download import dataset_commit, download_dataset, model_commit
 from components.storage.open import open_storage
 from components.storage.protocol import checked_key
 
 ALLOWED = "a path, https://..., s3://bucket/key, hf://datasets/owner/name[@revision][/path]"
 _HUB = "hf://"
+_MODEL_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
 def fetch_source(uri: str, folder: Path, wanted: Callable[[str], bool]) -> Path:
@@ -52,6 +54,22 @@ def pinned_uri(uri: str) -> str:
     repository, revision, path = _dataset_of(uri)
     commit = dataset_commit(repository, revision)
     return f"{_HUB}datasets/{repository}@{commit}" + (f"/{path}" if path else "")
+
+
+def pinned_model_uri(uri: str) -> str:
+    """Return `hf://owner/name[@revision]` with the commit it names now; what is not of the hub comes back unchanged.
+
+    Raises:
+        MissingError: there is no such model or revision.
+        ConfigError: the URI is malformed.
+        StorageError: the hub fails.
+    """
+    if not uri.startswith(_HUB):
+        return uri
+    repository, _, revision = uri.removeprefix(_HUB).partition("@")
+    if not _MODEL_NAME.fullmatch(repository):
+        raise ConfigError(f"{uri} names no model", "hf://owner/name[@revision]")
+    return f"{_HUB}{repository}@{model_commit(repository, revision or 'main')}"
 
 
 def public_uri(uri: str) -> str:

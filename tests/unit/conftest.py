@@ -46,7 +46,7 @@ def s3_root(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch, request: pytest.F
 
 @dataclass
 class HubStandIn:
-    """The data set `owner/name` on a loopback server; `files` may change between requests."""
+    """The data set and the model `owner/name` on a loopback server; `files` may change between requests."""
 
     url: str = ""
     home: Path = Path()
@@ -91,7 +91,7 @@ def _handler(hub: HubStandIn) -> type[BaseHTTPRequestHandler]:
             path = self.path.partition("?")[0]
             hub.requests.append(path)
             name = path.removeprefix(f"/datasets/owner/name/resolve/{COMMIT}/")
-            match path.removeprefix("/api/datasets/owner/name/"):
+            match path.removeprefix("/api/datasets/owner/name/").removeprefix("/api/models/owner/name/"):
                 case "revision/main" | "revision/v1":
                     self._send_json({"id": "owner/name", "sha": COMMIT})
                 case tree if tree == f"tree/{COMMIT}":

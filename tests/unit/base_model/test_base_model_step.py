@@ -7,11 +7,11 @@ import torch
 
 from components.agent.engines.load import load_model
 from components.base_model.config import BaseModelConfig
-from components.base_model.main import HubError, run, step
+from components.base_model.main import run, step
 from components.base_model.model_card import small_world_card
 from components.contracts.errors import ConfigError, MissingError
 from components.contracts.step import StepContext
-from components.storage import fetch
+from components.storage import fetch, open_storage
 
 RECIPE = {"hidden_size": 32, "num_layers": 1, "intermediate_size": 32, "rows_per_step": 4, "steps": 2}
 
@@ -63,6 +63,22 @@ def test_folder_is_copied_without_what_is_no_model_file(made, tmp_path):
     assert result.manifest.metadata["source"] == str(copy)
 
 
+def test_a_bucket_gives_what_a_folder_gives(made, tmp_path, s3_root):
+    source, storage = fetch(made[1].manifest) / "model", open_storage(f"{s3_root}/mine")
+    for file in source.iterdir():
+        storage.put_file(file, file.name)
+    storage.put_bytes(b"pickled", "pytorch_model.bin")
+    storage.put_bytes(b"{}", "checkpoint-1/config.json")
+    result = execute(tmp_path / "runs", f"{s3_root}/mine")
+    assert {entry.path for entry in result.manifest.files} == {f"model/{file.name}" for file in source.iterdir()}
+
+
+def test_a_bucket_without_weights_is_refused(tmp_path, s3_root):
+    open_storage(f"{s3_root}/mine").put_bytes(b"{}", "config.json")
+    with pytest.raises(MissingError, match="holds no model"):
+        execute(tmp_path / "runs", f"{s3_root}/mine")
+
+
 def test_pickled_weights_are_refused(tmp_path):
     (tmp_path / "config.json").write_text("{}")
     torch.save({}, tmp_path / "pytorch_model.bin")
@@ -72,7 +88,7 @@ def test_pickled_weights_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "source", ["recipe://large-world", "bundled://other", "s3://b/model", "hf://", "hf://a/b/c", "://"]
+    "source", ["recipe://large-world", "bundled://other", "gs://b/model", "s3://", "hf://", "hf://a/b/c", "://"]
 )
 def test_unknown_source_is_an_error_that_names_the_forms(source, tmp_path):
     with pytest.raises(ConfigError, match="names no model") as raised:
@@ -80,10 +96,31 @@ def test_unknown_source_is_an_error_that_names_the_forms(source, tmp_path):
     assert "hf://owner/name[@revision]" in str(raised.value)
 
 
-def test_hub_that_cannot_be_reached_is_named(tmp_path):
-    with pytest.raises(HubError, match="model hub: owner/name cannot be downloaded") as raised:
-        execute(tmp_path, "hf://owner/name@main")
-    assert raised.value.exit_code == 75
+TRY = """
+import sys
+from components.base_model.config import BaseModelConfig
+from components.base_model.main import run
+from components.contracts.errors import SearchR1Error
+from components.contracts.step import StepContext
+
+config = BaseModelConfig.parse({"source": sys.argv[1]})
+try:
+    print(run(config, StepContext("base_model", "file:///nowhere", "0" * 64, "1")))
+except SearchR1Error as error:
+    print(type(error).__name__, error.exit_code, " ".join(str(error).split()))
+"""
+
+
+@pytest.mark.parametrize(
+    ("url", "offline", "said"),
+    [
+        pytest.param("http://127.0.0.1:9", False, "HubError 75 model hub: owner/name cannot be downloaded", id="away"),
+        pytest.param("", True, "MissingError 2 Model owner/name@main is not in the cache", id="offline"),
+    ],
+)
+def test_hub_that_cannot_be_asked_is_named(hub, url, offline, said):
+    hub.url = url or hub.url
+    assert hub.python(TRY, "hf://owner/name@main", offline=offline).stdout.startswith(said)
 
 
 def test_missing_folder_is_an_error(tmp_path):

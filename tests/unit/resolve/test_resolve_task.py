@@ -71,6 +71,24 @@ def test_questions_changed_in_place_do_as_well(task, tmp_path):
     assert {name for name in TASKS if before[name] != after[name]} == {"questions"}
 
 
+def test_so_does_a_base_model_changed_in_place(task, tmp_path):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "model.safetensors").write_bytes(b"1")
+    _, before, _ = task(base_model=str(folder))
+    (folder / "notes.bin").write_bytes(b"no file of a model")
+    assert task(base_model=str(folder))[1] == before
+    (folder / "model.safetensors").write_bytes(b"2")
+    _, after, _ = task(base_model=str(folder))
+    assert {name for name in TASKS if before[name] != after[name]} == {"base_model"}
+
+
+def test_a_branch_of_a_model_becomes_the_commit_it_names_now(task, monkeypatch):
+    monkeypatch.setattr("components.resolve.sources.pinned_model_uri", lambda uri: f"{uri}@{'c' * 40}")
+    _, settings, _ = task(base_model="hf://owner/name")
+    assert json.loads(settings["base_model"])["config"]["source"] == f"hf://owner/name@{'c' * 40}"
+
+
 def test_a_made_up_world_is_its_recipe(task):
     versions = [version_in(task(corpus_uri=f"world://small?seed={seed}")[1]) for seed in (1, 1, 2)]
     assert versions[0] == versions[1] != versions[2]

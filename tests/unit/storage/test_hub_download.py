@@ -3,7 +3,7 @@
 import pytest
 
 from components.contracts.errors import UserError
-from components.storage.source import pinned_uri
+from components.storage.source import pinned_model_uri, pinned_uri
 
 CLIENT = """
 import sys
@@ -78,6 +78,35 @@ def test_what_does_not_exist_is_named(data_set):
     assert unknown.startswith("MissingError Data set owner/unknown@main was not found")
     assert revision.startswith("MissingError Data set owner/name@v9 was not found")
     assert "holds nothing of use at 'absent'" in nothing
+
+
+MODEL_CLIENT = """
+import sys
+from components.contracts.errors import SearchR1Error
+from components.storage.source import pinned_model_uri
+
+for uri in sys.argv[1:]:
+    try:
+        print(pinned_model_uri(uri))
+    except SearchR1Error as error:
+        print(type(error).__name__, " ".join(str(error).split()))
+"""
+
+
+def test_a_branch_of_a_model_becomes_its_commit(hub):
+    uris = ["hf://owner/name", "hf://owner/name@v1", "hf://owner/name@v9", f"hf://other/away@{COMMIT}"]
+    newest, tag, unknown, commit = lines(hub.python(MODEL_CLIENT, *uris))
+    assert newest == tag == f"hf://owner/name@{COMMIT}"
+    assert unknown.startswith("MissingError Model owner/name@v9 was not found")
+    # A commit names the same for ever: nobody is asked.
+    assert commit == uris[-1]
+    assert not [path for path in hub.requests if "other" in path]
+
+
+@pytest.mark.parametrize("uri", ["hf://", "hf://a/b/c", "hf://@main"])
+def test_addresses_that_name_no_model(uri):
+    with pytest.raises(UserError, match="names no model"):
+        pinned_model_uri(uri)
 
 
 def test_an_absent_hub_is_a_storage_error(data_set):
