@@ -6,6 +6,7 @@ credentials and account are the runtime's; a job adds how many, how large, and w
 
 import hashlib
 import os
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,9 +15,12 @@ from components.train.config import TrainConfig
 GROUP, VERSION = "trainer.kubeflow.org", "v1alpha1"
 GPU = "nvidia.com/gpu"
 QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
+RUN_LABEL = "searchr1/run-id"
+"""On the job and its pods: by it a cost report or a search for pods finds what a run of the pipeline took."""
 RUN_ID_VARIABLE = "SEARCHR1_RUN_ID"
 FORWARDED = (RUN_ID_VARIABLE, "KFP_RUN_ID", "MLFLOW_RUN_ID", "SEARCHR1_MLFLOW_PARENT_RUN_ID")
 """Environment of the step that its ranks get too. Credentials are not among them: the runtime has its own."""
+_LABEL_VALUE = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
 SHUTDOWN_S = 570
 """What torchrun leaves its ranks after SIGTERM (30 s by itself): less than the pods' 600 s of grace."""
 
@@ -33,7 +37,8 @@ def train_job(
 
     `environment` is that of the step: the run's identity and the step's pod, which will own the job, are read there.
     """
-    labels = {"app.kubernetes.io/part-of": "searchr1"}
+    run_labels = _run_labels(environment)
+    labels = {"app.kubernetes.io/part-of": "searchr1"} | run_labels
     if config.launch.queue:
         labels[QUEUE_LABEL] = config.launch.queue
     spec: dict[str, Any] = {
@@ -51,8 +56,9 @@ def train_job(
     if config.launch.queue:
         # Kueue lets the job go when there is room.
         spec["suspend"] = True
-    if config.launch.retriever_in_job:
-        spec["runtimePatches"] = [_retriever_patch(index_manifest_uri)]
+    if patched := _patched_jobs(run_labels, index_manifest_uri if config.launch.retriever_in_job else ""):
+        patch = {"template": {"spec": {"replicatedJobs": patched}}}
+        spec["runtimePatches"] = [{"manager": "searchr1/pipeline", "trainingRuntimeSpec": patch}]
     metadata = {"name": name, "labels": labels, "ownerReferences": owners(environment)}
     return {"apiVersion": f"{GROUP}/{VERSION}", "kind": "TrainJob", "metadata": metadata, "spec": spec}
 
@@ -63,15 +69,22 @@ def owners(environment: Mapping[str, str] = os.environ) -> list[dict[str, str]]:
     return [{"apiVersion": "v1", "kind": "Pod", "name": name, "uid": uid}] if name and uid else []
 
 
-def _retriever_patch(index_manifest_uri: str) -> dict[str, Any]:
-    """Return what tells the retriever of the job which index it serves."""
-    variable = {"name": "SEARCHR1_INDEX_MANIFEST_URI", "value": index_manifest_uri}
-    pod = {"spec": {"containers": [{"name": "retriever", "env": [variable]}]}}
-    jobs = [{"name": "retriever", "template": {"spec": {"template": pod}}}]
-    return {
-        "manager": "searchr1/pipeline",
-        "trainingRuntimeSpec": {"template": {"spec": {"replicatedJobs": jobs}}},
-    }
+def _run_labels(environment: Mapping[str, str]) -> dict[str, str]:
+    run_id = environment.get(RUN_ID_VARIABLE, "")
+    return {RUN_LABEL: run_id} if _LABEL_VALUE.fullmatch(run_id) else {}
+
+
+def _patched_jobs(run_labels: Mapping[str, str], index_manifest_uri: str) -> list[dict[str, Any]]:
+    """Return what differs from the runtime: the run on every pod, and which index a retriever of the job serves.
+
+    Patches cannot set variables of the ranks, which the Trainer's webhook keeps to itself.
+    """
+    metadata = {"metadata": {"labels": dict(run_labels)}} if run_labels else {}
+    pods = {"node": metadata}
+    if index_manifest_uri:
+        variable = {"name": "SEARCHR1_INDEX_MANIFEST_URI", "value": index_manifest_uri}
+        pods["retriever"] = metadata | {"spec": {"containers": [{"name": "retriever", "env": [variable]}]}}
+    return [{"name": name, "template": {"spec": {"template": pod}}} for name, pod in pods.items() if pod]
 
 
 def _resources(config: TrainConfig) -> dict[str, dict[str, str]]:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import yaml
 
+from manifests.validation.launcher import launcher_complaints
 from manifests.validation.objects import KubernetesObject
 from manifests.validation.policies import policy_complaints
 from manifests.validation.references import Surroundings, reference_complaints, surroundings
@@ -15,7 +16,8 @@ from manifests.validation.schemas import schema_complaints
 
 def complaints(objects: list[KubernetesObject], around: Surroundings, deployable: bool = False) -> list[str]:
     """Return everything that is wrong with the objects of one overlay, one line each."""
-    return schema_complaints(objects) + reference_complaints(objects, around) + policy_complaints(objects, deployable)
+    found = schema_complaints(objects) + reference_complaints(objects, around) + launcher_complaints(objects, around)
+    return found + policy_complaints(objects, deployable)
 
 
 def main() -> None:

@@ -90,6 +90,6 @@ def test_the_sample_job_fits(laid_over):
     objects, around = laid_over("standalone-kfp", "retriever-in-job")
     job = yaml.safe_load((MANIFESTS / "samples" / "train-job-with-retriever.yaml").read_text())
     assert complaints([*objects, job], around) == []
-    patched = job["spec"]["runtimePatches"][0]["trainingRuntimeSpec"]["template"]["spec"]["replicatedJobs"][0]
+    patched = job["spec"]["runtimePatches"][0]["trainingRuntimeSpec"]["template"]["spec"]["replicatedJobs"][1]
     patched["template"]["spec"]["template"]["spec"]["containers"][0]["enw"] = []
     assert "enw" in "\n".join(complaints([*objects, job], around))

@@ -52,6 +52,13 @@ def test_only_a_queue_makes_a_job_wait():
     assert "kueue.x-k8s.io/queue-name" not in body["metadata"]["labels"]
 
 
+@pytest.mark.parametrize("run_id", ["", "not a label", "x" * 64])
+def test_a_run_id_that_is_no_label_goes_without(run_id):
+    body = train_job(TrainConfig(), "name", FOLDER, INDEX, {"SEARCHR1_RUN_ID": run_id})
+    assert "runtimePatches" not in body["spec"]
+    assert "searchr1/run-id" not in body["metadata"]["labels"]
+
+
 def test_no_secret_is_part_of_the_job():
     assert "secret" not in str(job())
 
