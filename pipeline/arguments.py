@@ -54,6 +54,7 @@ def add_images(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--gpus", action="append", default=[], metavar="TASK=N", help="GPUs of a task's own pod, such as train=8"
     )
+    parser.add_argument("--cache-claim", default="", metavar="NAME", help="volume claim that keeps steps' downloads")
 
 
 def images_of(given: argparse.Namespace) -> dict[str, Any]:
@@ -63,7 +64,7 @@ def images_of(given: argparse.Namespace) -> dict[str, Any]:
         ConfigError: `--gpus` is not TASK=N.
     """
     gpus: Mapping[str, int] = dict(_gpus(text) for text in given.gpus)
-    asked = {"image": given.image, "gpu_image": given.gpu_image, "gpus": gpus}
+    asked = {"image": given.image, "gpu_image": given.gpu_image, "gpus": gpus, "cache_claim": given.cache_claim}
     return {name: value for name, value in asked.items() if value}
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from components.contracts.config import nearest
 from components.contracts.errors import ConfigError
 from pipeline.parameters import PARAMETERS
-from pipeline.resources import RESOURCES, with_gpus
+from pipeline.resources import CACHE_MOUNT, RESOURCES, cache_mount, with_gpus
 
 if TYPE_CHECKING:
     from kfp.dsl.graph_component import GraphComponent
@@ -21,23 +21,33 @@ GPU_TASKS = {
     "evaluate": ("evaluate",),
 }
 """Name in `gpus` -> tasks that get so many each."""
+_CLAIM = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
 _DIGEST = re.compile(r"[^@\s]+@sha256:[0-9a-f]{64}")
 _TAGGED = re.compile(r"[^@\s]+:(?P<tag>[\w][\w.-]*)")
 
 
-def compile_pipeline(output: Path, image: str = "", gpu_image: str = "", gpus: Mapping[str, int] = NO_GPUS) -> None:
+def compile_pipeline(
+    output: Path,
+    image: str = "",
+    gpu_image: str = "",
+    gpus: Mapping[str, int] = NO_GPUS,
+    cache_claim: str = "",
+) -> None:
     """Write the pipeline to `output` as KFP YAML; equal code and arguments give equal bytes.
 
     Every step runs in `image`, which holds this project (images/cpu); without one the steps keep a bare Python,
     in which they cannot run. `gpus` (`train`, `evaluate` -> GPUs of the task's own pod, with the memory and cores to
     feed them) moves these tasks to `gpu_image` (images/gpu). A training that a TrainJob runs needs none here.
+    `cache_claim` names a PersistentVolumeClaim that keeps downloads from one pod to the next.
     Help texts and choices join the parameters here: the SDK's signature has no room for them.
 
     Raises:
         ConfigError: an image has no fixed tag or digest, `gpus` names another task or a number below 0, or there
-            are GPUs and no image for them.
+            are GPUs and no image for them; `cache_claim` is no name of an object.
     """
     _check_gpus(gpus, gpu_image)
+    if cache_claim and not _CLAIM.fullmatch(cache_claim):
+        raise ConfigError(f"--cache-claim {cache_claim!r} is no name of a claim", "the name of a PersistentVolumeClaim")
     for option, reference in {"--image": image, "--gpu-image": gpu_image}.items():
         _check_image(option, reference)
     from kfp import compiler
@@ -55,20 +65,33 @@ def compile_pipeline(output: Path, image: str = "", gpu_image: str = "", gpus: M
                 container = executors[f"exec-{task}"]["container"]
                 container["image"] = gpu_image
                 container["resources"].update(with_gpus(RESOURCES[task], count))
+        if cache_claim:
+            _mount_cache(search_r1, cache_claim)
         compiler.Compiler().compile(search_r1, str(output))
 
 
 @contextmanager
 def _unchanged_after(pipeline: "GraphComponent") -> Iterator[None]:
     """Undo what is done to the pipeline: it is one object of this process, and the next caller wants it as it was."""
-    from kfp.pipeline_spec.pipeline_spec_pb2 import PipelineSpec
+    from kfp.pipeline_spec.pipeline_spec_pb2 import PipelineSpec, PlatformSpec
 
-    before = PipelineSpec()
+    before, platform_before = PipelineSpec(), PlatformSpec()
     before.CopyFrom(pipeline.pipeline_spec)
+    platform_before.CopyFrom(pipeline.platform_spec)
     try:
         yield
     finally:
         pipeline.pipeline_spec.CopyFrom(before)
+        pipeline.platform_spec.CopyFrom(platform_before)
+
+
+def _mount_cache(pipeline: "GraphComponent", claim: str) -> None:
+    containers = pipeline.pipeline_spec.deployment_spec["executors"]
+    on_kubernetes = pipeline.platform_spec.platforms["kubernetes"].deployment_spec.executors
+    for task in (name for name, given in RESOURCES.items() if given.fetches_much):
+        environment = containers[f"exec-{task}"]["container"]["env"]
+        environment.append({"name": "SEARCHR1_CACHE", "value": CACHE_MOUNT})
+        on_kubernetes[f"exec-{task}"].update({"pvcMount": [cache_mount(claim)]})
 
 
 def _explain_parameters(pipeline: "GraphComponent") -> None:

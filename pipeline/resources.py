@@ -25,25 +25,27 @@ class Resources:
     """Infrastructure fails now and then; every step resumes or is idempotent, and meets a user error only once."""
     cached: bool = True
     """False for a step that resolves something or acts on the outside world."""
+    fetches_much: bool = False
+    """Models, indexes or corpora come to this task's pod; a claim keeps them for the next one."""
     has_ranks: bool = False
     """Processes of this task talk to each other through shared memory, and may start work for it elsewhere."""
 
 
 def _training(title: str, days: int) -> Resources:
-    return Resources(title, cpu="2", memory="8Gi", timeout_s=days * 24 * 3600, has_ranks=True)
+    return Resources(title, cpu="2", memory="8Gi", timeout_s=days * 24 * 3600, fetches_much=True, has_ranks=True)
 
 
 RESOURCES: dict[str, Resources] = {
     "resolve": Resources("Resolve settings", "500m", "512Mi", timeout_s=3600, retries=0, cached=False),
     "corpus": Resources("Corpus", "1", "4Gi", timeout_s=6 * 3600),
-    "index": Resources("Search index", "2", "8Gi", timeout_s=12 * 3600),
+    "index": Resources("Search index", "2", "8Gi", timeout_s=12 * 3600, fetches_much=True),
     "questions": Resources("Questions", "1", "2Gi", timeout_s=3600),
     "base-model": Resources("Base model", "2", "4Gi", timeout_s=6 * 3600),
     "train": _training("Train: learn to search", days=7),
     "train-rl-no-search": _training("Baseline: learn without search", days=7),
     "train-sft": _training("Baseline: supervised", days=2),
     "train-rejection-sampling": _training("Baseline: rejection sampling", days=2),
-    "evaluate": Resources("Evaluate", "2", "8Gi", timeout_s=24 * 3600, has_ranks=True),
+    "evaluate": Resources("Evaluate", "2", "8Gi", timeout_s=24 * 3600, fetches_much=True, has_ranks=True),
     "register": Resources("Register", "500m", "1Gi", timeout_s=3600, cached=False),
     "summary": Resources("Summary", "500m", "512Mi", timeout_s=600, cached=False),
     "notify": Resources("Tell how it ended", "250m", "512Mi", timeout_s=600, retries=0, cached=False),
@@ -52,6 +54,8 @@ RESOURCES: dict[str, Resources] = {
 
 RETRY_BACKOFF_S = 30
 GPU = "nvidia.com/gpu"
+CACHE_MOUNT = "/cache"
+"""Where a claim for downloads is mounted, for the tasks that fetch much."""
 CPUS_PER_GPU = 8
 MEMORY_PER_GPU_GIB = 96
 """What a node with 8 GPUs of 80 GB usually has a GPU of: float32 weights, optimizer and pages pass through it."""
@@ -90,4 +94,13 @@ def with_gpus(given: Resources, count: int) -> dict[str, object]:
         "resourceMemoryRequest": f"{memory_gib}Gi",
         "memoryLimit": memory_gb,
         "resourceMemoryLimit": f"{memory_gib}Gi",
+    }
+
+
+def cache_mount(claim: str) -> dict[str, object]:
+    """Return the entry of KFP's platform specification that mounts `claim` for downloads."""
+    return {
+        "constant": claim,
+        "pvcNameParameter": {"runtimeValue": {"constant": claim}},
+        "mountPath": CACHE_MOUNT,
     }

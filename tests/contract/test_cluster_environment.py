@@ -5,12 +5,13 @@ from pathlib import Path
 import pytest
 import yaml
 from google.protobuf import json_format
-from kfp import dsl
+from kfp import dsl, kubernetes
+from kfp.kubernetes.kubernetes_executor_config_pb2 import KubernetesExecutorConfig
 from kfp.pipeline_spec.pipeline_spec_pb2 import PipelineSpec
 
 from components.contracts.errors import ConfigError
 from pipeline.compiled import compile_pipeline
-from pipeline.resources import RESOURCES
+from pipeline.resources import CACHE_MOUNT, RESOURCES, cache_mount
 
 MANIFESTS = Path(__file__).resolve().parents[2] / "manifests"
 IMAGE = "registry.example/searchr1-cpu:git-0123abc"
@@ -141,9 +142,43 @@ def test_gpus_are_written_as_the_sdk_writes_them(tmp_path):
     assert pipeline["deploymentSpec"]["executors"]["exec-train"]["container"]["resources"] == expected
 
 
+def test_a_claim_keeps_what_steps_fetch(tmp_path):
+    compile_pipeline(tmp_path / "cache.yaml", IMAGE, cache_claim="searchr1-cache")
+    pipeline, platform = yaml.safe_load_all((tmp_path / "cache.yaml").read_text())
+    cached = {
+        name
+        for name, executor in pipeline["deploymentSpec"]["executors"].items()
+        if {"name": "SEARCHR1_CACHE", "value": "/cache"} in executor["container"]["env"]
+    }
+    mounts = {
+        name: json_format.ParseDict(executor, KubernetesExecutorConfig()).pvc_mount
+        for name, executor in platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"].items()
+        if "pvcMount" in executor
+    }
+    assert cached == set(mounts) == {f"exec-{name}" for name, given in RESOURCES.items() if given.fetches_much}
+    assert {"exec-index", "exec-train", "exec-evaluate"} <= cached
+    assert {(mount.constant, mount.mount_path) for (mount,) in mounts.values()} == {("searchr1-cache", "/cache")}
+    compile_pipeline(tmp_path / "again.yaml", IMAGE)
+    assert "searchr1-cache" not in (tmp_path / "again.yaml").read_text()
+
+
+def test_a_claim_is_mounted_as_the_sdk_does_it():
+    @dsl.component(base_image="python:3.11", install_kfp_package=False)
+    def work():
+        pass
+
+    @dsl.pipeline
+    def one():
+        kubernetes.mount_pvc(work(), pvc_name="claim", mount_path=CACHE_MOUNT)
+
+    executors = one.platform_spec.platforms["kubernetes"].deployment_spec.executors
+    assert json_format.MessageToDict(executors["exec-work"]) == {"pvcMount": [cache_mount("claim")]}
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
+        pytest.param({"cache_claim": "My Claim"}, "no name of a claim", id="claim"),
         pytest.param({"image": "registry.example/cpu"}, "--image .* floats", id="no tag"),
         pytest.param({"image": "registry.example:5000/cpu"}, "--image .* floats", id="a port is no tag"),
         pytest.param({"image": "registry.example/cpu:latest"}, "--image .* floats", id="latest"),

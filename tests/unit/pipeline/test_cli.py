@@ -90,6 +90,7 @@ def test_compile_writes_yaml(tmp_path, capsys):
     [
         pytest.param([], {}, id="nothing given, nothing passed"),
         pytest.param(["--image", "a"], {"image": "a"}, id="image"),
+        pytest.param(["--cache-claim", "c"], {"cache_claim": "c"}, id="claim"),
         pytest.param(
             ["--gpu-image", "b", "--gpus", "train=8", "--gpus", "evaluate=0"],
             {"gpu_image": "b", "gpus": {"train": 8, "evaluate": 0}},
