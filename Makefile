@@ -84,7 +84,7 @@ manifests: $(MANIFESTS_STAMP) ## Render the Kubernetes overlays to build/manifes
 
 manifests-test: $(MANIFESTS_STAMP) ## Test the overlays, their validation and the Dockerfiles
 	@$(MANIFESTS_VENV)/bin/python -m pytest -q tests/contract/test_manifests.py tests/contract/test_retriever_in_job.py \
-	  tests/contract/test_kfp_launcher.py tests/contract/test_training_pods.py tests/contract/test_event_sample.py tests/contract/test_train_job_manifest.py tests/contract/test_dockerfiles.py $(ARGS)
+	  tests/contract/test_kfp_launcher.py tests/contract/test_network_edges.py tests/contract/test_training_pods.py tests/contract/test_event_sample.py tests/contract/test_train_job_manifest.py tests/contract/test_dockerfiles.py $(ARGS)
 
 images: ## Build the images with docker or podman (REGISTRY=, IMAGES='cpu gpu mlflow', BASE_IMAGE=)
 	@images/build.sh $(IMAGES)

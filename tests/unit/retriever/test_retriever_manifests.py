@@ -100,6 +100,7 @@ def test_training_pods_learn_the_address_of_the_retriever_of_their_job():
 def test_the_sample_job_names_the_index_as_the_service_reads_it():
     job = read("samples/train-job-with-retriever.yaml")
     replicated = job["spec"]["runtimePatches"][0]["trainingRuntimeSpec"]["template"]["spec"]["replicatedJobs"]
-    (container,) = replicated[0]["template"]["spec"]["template"]["spec"]["containers"]
-    assert (replicated[0]["name"], container["name"]) == ("retriever", job_pod()["containers"][0]["name"])
+    (retriever,) = (job for job in replicated if job["name"] == "retriever")
+    (container,) = retriever["template"]["spec"]["template"]["spec"]["containers"]
+    assert container["name"] == job_pod()["containers"][0]["name"]
     assert [entry["name"] for entry in container["env"]] == [MANIFEST_VARIABLE]
