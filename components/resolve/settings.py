@@ -1,6 +1,7 @@
 """Preset, form fields and overrides become one settings string per task: defaults < preset < fields < overrides."""
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,6 +19,8 @@ FIELDS = {
     "model_name": "register.model_name",
 }
 """Run parameter -> the setting it stands for."""
+_SECRET = re.compile(r"://[^/\s@:]*:[^/\s@]+@|[?&](x-amz-signature|x-goog-signature|sig|access_token)=", re.IGNORECASE)
+"""A password, or a signature that opens a file to everybody who holds the address."""
 
 
 def resolve_settings(
@@ -29,8 +32,10 @@ def resolve_settings(
     strings, whatever way they were asked for: they are the cache keys of the steps.
 
     Raises:
-        ConfigError: a preset, task or key is unknown (its nearest match is named) or a value is out of bounds.
+        ConfigError: a preset, task or key is unknown (its nearest match is named), a value is out of bounds or holds
+            a secret.
     """
+    _refuse_secrets(config)
     tables = _tables(config, tasks)
     configs: dict[str, StepConfig] = {}
     for name, task in tasks.items():
@@ -55,6 +60,17 @@ def resolve_settings(
         )
         for name, made in configs.items()
     }
+
+
+def _refuse_secrets(config: ResolveConfig) -> None:
+    """Whoever may see a run sees its parameters, and logs hold them too: the value is not repeated here."""
+    for name, value in config:
+        if isinstance(value, str) and _SECRET.search(value):
+            raise ConfigError(
+                f"The parameter {name} holds an address with a password or a signature",
+                "addresses that may be shown",
+                "keep the data in a bucket or on the hub: their credentials come from Secrets or roles",
+            )
 
 
 def _tables(config: ResolveConfig, tasks: Mapping[str, Task]) -> dict[str, Any]:

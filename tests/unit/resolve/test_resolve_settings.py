@@ -131,6 +131,28 @@ def test_refused(preset, parameters, words):
     assert [word for word in words if word not in str(refused.value)] == []
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        pytest.param("corpus_uri", "https://me:hunter2@example.org/corpus.jsonl", id="password"),
+        pytest.param("questions_uri", "https://:hunter2@example.org/", id="token without a user"),
+        pytest.param("corpus_uri", "https://b.example.org/k?X-Amz-Signature=hunter2", id="signed address"),
+        pytest.param("overrides", "train.steps=3, corpus.uri=https://b.example.org/k?a=1&sig=hunter2", id="override"),
+    ],
+)
+def test_secrets_are_refused_and_not_repeated(preset, name, value):
+    with pytest.raises(ConfigError, match=f"The parameter {name} holds") as refused:
+        resolved(preset, **{name: value})
+    assert "hunter2" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "value", ["hf://datasets/owner/name@main/a:b", "https://example.org:8443/k?version=3", "s3://bucket/a@b:c"]
+)
+def test_addresses_without_secrets_pass(preset, value):
+    assert values(preset, corpus_uri=value)["corpus"]["uri"] == value
+
+
 def test_baselines_are_trained_as_their_tasks_say_whatever_the_training_does():
     overrides = "train.algorithm=grpo, train.episodes_per_question=4, train.loop.top_k=2, train-sft.steps=7"
     config = ResolveConfig.parse({"storage_root": "file:///tmp/r", "overrides": overrides})
