@@ -22,6 +22,10 @@ _LONGEST_LINE = 500
 class FailureLog(Protocol):
     """Where the failure records of a run are kept beyond the life of a pod; no method raises."""
 
+    def begin(self, step: str) -> None:
+        """Note that an attempt is under way: of one that is killed nothing else would tell."""
+        ...
+
     def keep(self, record: dict[str, Any]) -> None:
         """Keep a record."""
         ...
@@ -48,6 +52,8 @@ def failures_reported(step: str, log: FailureLog | None = None) -> Iterator[None
         print(f"{step}: {earlier['type']}: {earlier['message']}", file=sys.stderr)
         print("This is the error of the first attempt: trying again would not mend it.", file=sys.stderr, flush=True)
         raise SystemExit(earlier["exit_code"])
+    if log:
+        log.begin(step)
     last_lines: deque[str] = deque(maxlen=_LAST_LINES)
     try:
         with redirect_stdout(_Noted(sys.stdout, last_lines)), redirect_stderr(_Noted(sys.stderr, last_lines)):

@@ -13,8 +13,8 @@ from components.tracking import without_credentials
 UI_VARIABLE = "SEARCHR1_KFP_UI_URL"
 """Environment variable with the address of the Kubeflow UI as people reach it; without it the run is not linked."""
 KFP_RUN_VARIABLE = "KFP_RUN_ID"
-_KILLED = (
-    "no step left a record: its pod was killed (memory, eviction, deadline), could not start, or the run was ended"
+_NO_RECORD = (
+    "no step left a record: its pod could not start (image, Secret, no room), or the run was ended before the first one"
 )
 _LONGEST_MESSAGE = 4000
 
@@ -62,7 +62,7 @@ def gather(run_id: str, state: str, error_message: str, storage_root: str, mlflo
         return Outcome(1, run_id, "succeeded", text, links=links)
     records = failures_of(storage_root, run_id)
     if not records:
-        reason = without_credentials(error_message)[:_LONGEST_MESSAGE] or _KILLED
+        reason = without_credentials(error_message)[:_LONGEST_MESSAGE] or _NO_RECORD
         return Outcome(1, run_id, "failed", f"Run {run_id} failed: {reason}", reason=reason, links=links)
     first = records[0]
     reason = without_credentials(f"{first.get('type', 'Error')}: {first.get('message', '')}")[:_LONGEST_MESSAGE]

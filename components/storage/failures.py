@@ -5,6 +5,7 @@ All of it is best effort: a record that cannot be written or read never hides th
 
 import json
 import os
+import time
 from typing import Any, Self
 
 from components.contracts.errors import FINAL_EXIT_CODES, SearchR1Error
@@ -16,6 +17,13 @@ TASK_VARIABLE = "SEARCHR1_TASK"
 RETRIES_VARIABLE = "SEARCHR1_RETRIES"
 """Environment variable with the number of times Kubeflow starts a failed task again by itself."""
 _FOLDER = "failures"
+KILLED = "Killed"
+"""Type of the record that stays when an attempt ends without a word."""
+_KILLED_MESSAGE = (
+    "the pod ended before it could say why: out of memory, evicted, deadline passed, or the run was ended. "
+    "`kubectl describe pod` and the run's page tell which"
+)
+_KILLED_EXIT_CODE = 137
 
 
 class TaskFailures:
@@ -30,6 +38,11 @@ class TaskFailures:
         retries = os.environ.get(RETRIES_VARIABLE, "0")
         task = os.environ.get(TASK_VARIABLE) or step
         return cls(storage_root, os.environ.get(RUN_ID_VARIABLE, ""), task, int(retries) if retries.isdigit() else 0)
+
+    def begin(self, step: str) -> None:
+        """Store what is true of this attempt unless it ends in another way."""
+        record = {"step": step, "type": KILLED, "message": _KILLED_MESSAGE, "exit_code": _KILLED_EXIT_CODE}
+        self.keep({**record, "time_s": round(time.time(), 3), "last_lines": []})
 
     def keep(self, record: dict[str, Any]) -> None:
         """Store the record of a failure."""
@@ -81,7 +94,7 @@ class TaskFailures:
 
 
 def failures_of(storage_root: str, run_id: str) -> list[dict[str, Any]]:
-    """Return the failure records of a run, the earliest first.
+    """Return the failure records of a run, the earliest first; those of killed tasks come last.
 
     Raises:
         UserError: the storage root is malformed.
@@ -96,7 +109,7 @@ def failures_of(storage_root: str, run_id: str) -> list[dict[str, Any]]:
             continue
         if isinstance(record, dict):
             records.append(record)
-    return sorted(records, key=lambda record: float(record.get("time_s", 0.0)))
+    return sorted(records, key=lambda record: (record.get("type") == KILLED, float(record.get("time_s", 0.0))))
 
 
 def _warn(error: SearchR1Error) -> None:

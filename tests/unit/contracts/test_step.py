@@ -142,7 +142,10 @@ class Log:
     """A failure log in memory."""
 
     def __init__(self, earlier: dict | None = None) -> None:
-        self.earlier, self.kept, self.num_forgotten = earlier or {}, [], 0
+        self.earlier, self.begun, self.kept, self.num_forgotten = earlier or {}, [], [], 0
+
+    def begin(self, step: str) -> None:
+        self.begun.append(step)
 
     def keep(self, record: dict) -> None:
         self.kept.append(record)
@@ -185,14 +188,14 @@ def test_a_retry_does_not_meet_the_same_user_error_at_full_cost(
     assert raised.value.code == 2
     assert "count: CorpusError: line 3" in capsys.readouterr().err
     assert json.loads((tmp_path / "error.json").read_text()) == log.earlier
-    assert log.kept == []
+    assert (log.begun, log.kept) == ([], [])
 
 
 def test_a_success_forgets_the_failure_of_an_earlier_attempt(tmp_path: Path) -> None:
     INPUT.write(tmp_path / "corpus.json")
     log = Log()
     Step("count", CountConfig, count).execute(settings(), {"corpus": str(tmp_path / "corpus.json")}, {}, log)
-    assert (log.kept, log.num_forgotten) == ([], 1)
+    assert (log.begun, log.kept, log.num_forgotten) == (["count"], [], 1)
 
 
 def test_a_task_opens_the_log_of_its_storage_root() -> None:

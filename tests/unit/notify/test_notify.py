@@ -66,10 +66,17 @@ def test_a_failure_names_task_reason_lines_and_links(told, tmp_path):
     assert json.loads(texts["metrics"]) == {"failed_tasks": 2, "delivered": 1}
 
 
-def test_a_killed_step_left_no_record(told):
+def test_a_step_whose_pod_never_started_left_no_record(told):
     message, _ = told("FAILED")
-    assert "its pod was killed" in message["reason"]
+    assert "could not start" in message["reason"]
     assert message["task"] == ""
+
+
+def test_a_killed_step_is_named(told, tmp_path):
+    TaskFailures(f"file://{tmp_path}", "r1", "index", 2).begin("index")
+    message, _ = told("FAILED")
+    assert (message["task"], message["failed_tasks"]) == ("index", ["index"])
+    assert "out of memory" in message["reason"]
 
 
 def test_what_kubeflow_says_stands_in_for_a_record(told):

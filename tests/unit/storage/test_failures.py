@@ -40,6 +40,20 @@ def test_what_a_retry_may_mend_is_tried_again(root):
     assert failures_of(root, "r1") == []
 
 
+def test_an_attempt_that_is_killed_leaves_its_name_behind_those_that_say_why(root):
+    TaskFailures(root, "r1", "train", 2).begin("train")
+    TaskFailures(root, "r1", "corpus", 2).keep(USER | {"time_s": 2e9})
+    assert [(record["task"], record["type"]) for record in failures_of(root, "r1")] == [
+        ("corpus", "CorpusError"),
+        ("train", "Killed"),
+    ]
+    again = TaskFailures(root, "r1", "train", 2)
+    assert again.to_repeat() == {}
+    again.begin("train")
+    again.forget()
+    assert [record["task"] for record in failures_of(root, "r1")] == ["corpus"]
+
+
 def test_another_run_and_another_task_are_not_concerned(root):
     TaskFailures(root, "r1", "train", 2).keep(USER)
     assert TaskFailures(root, "r2", "train", 2).to_repeat() == {}
