@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Self
 
 from components.contracts.errors import MissingError, TrackingError, UserError
-from components.tracking import open_client, tracking_boundary, without_credentials
+from components.tracking import open_client, tracking_boundary, ui_url, without_credentials
 from components.tracking.registered import CHALLENGER, CHAMPION, PREVIOUS, registry_uri
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class Registry:
 
     def url(self, version: str) -> str:
         """Return where a person sees the version; for a database it only names the place."""
-        return f"{without_credentials(self._tracking_uri).rstrip('/')}/#/models/{self.name}/versions/{version}"
+        return f"{ui_url(self._tracking_uri)}/#/models/{self.name}/versions/{version}"
 
     def aliases(self) -> dict[str, str]:
         """Return alias -> version; empty for a model that does not exist yet."""

@@ -1,6 +1,6 @@
 """MLflow as the view, `metrics.jsonl` as the truth."""
 
-from components.tracking.client import open_client, run_url, tracking_boundary, without_credentials
+from components.tracking.client import open_client, run_url, tracking_boundary, ui_url, without_credentials
 from components.tracking.metrics_file import METRICS_NAME, read_metrics
 from components.tracking.run import RUN_FILE
 from components.tracking.tracker import NONFINITE_METRIC, Tracker, open_tracker, silent_tracker
@@ -16,5 +16,6 @@ __all__ = [
     "run_url",
     "silent_tracker",
     "tracking_boundary",
+    "ui_url",
     "without_credentials",
 ]

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 TRACKING_URI_VARIABLE = "MLFLOW_TRACKING_URI"
+UI_VARIABLE = "SEARCHR1_MLFLOW_UI_URL"
+"""Environment variable with the server's address as people reach it, where steps reach it by another one."""
 _CREDENTIALS = re.compile(r"//[^/@\s]+@")
 
 
@@ -57,4 +59,9 @@ def without_credentials(text: str) -> str:
 
 def run_url(tracking_uri: str, experiment_id: str, run_id: str) -> str:
     """Return where a person sees the run; for a database it only names the place."""
-    return f"{without_credentials(tracking_uri).rstrip('/')}/#/experiments/{experiment_id}/runs/{run_id}"
+    return f"{ui_url(tracking_uri)}/#/experiments/{experiment_id}/runs/{run_id}"
+
+
+def ui_url(tracking_uri: str) -> str:
+    """Return the address of the server for people, without credentials and without a slash at its end."""
+    return without_credentials(os.environ.get(UI_VARIABLE) or tracking_uri).rstrip("/")

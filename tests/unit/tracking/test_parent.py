@@ -5,7 +5,7 @@ from uuid import uuid4
 import pytest
 
 from components.contracts.errors import TrackingError
-from components.tracking import open_client, open_tracker, parent
+from components.tracking import open_client, open_tracker, parent, run_url
 from components.tracking.parent import close_parent, experiment_id, open_parent, parent_run_id
 
 
@@ -81,3 +81,15 @@ def test_a_server_that_is_away_is_an_infrastructure_error(server, monkeypatch):
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     with pytest.raises(TrackingError):
         open_parent()
+
+
+@pytest.mark.parametrize(
+    ("seen_at", "expected"),
+    [
+        pytest.param("", "http://searchr1-mlflow:5000/#/experiments/1/runs/r", id="the address of the steps"),
+        pytest.param("https://me:pass@mlflow.example/", "https://mlflow.example/#/experiments/1/runs/r", id="people's"),
+    ],
+)
+def test_links_lead_where_people_are(monkeypatch, seen_at, expected):
+    monkeypatch.setenv("SEARCHR1_MLFLOW_UI_URL", seen_at)
+    assert run_url("http://searchr1-mlflow:5000", "1", "r") == expected
