@@ -9,7 +9,7 @@ from kfp.dsl import PipelineTask
 CONFIG_MAP = "searchr1-config"
 REQUIRED_CONFIG = ("AWS_DEFAULT_REGION", "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_DISABLE_TELEMETRY")
 OPTIONAL_CONFIG = ("AWS_ENDPOINT_URL", "SEARCHR1_KFP_UI_URL", "SEARCHR1_MLFLOW_UI_URL")
-"""A bucket on Amazon needs no endpoint; the other two are addresses as people reach them, for the links that steps write."""
+"""A bucket on Amazon needs no endpoint; the others are addresses as people reach them, for links that steps write."""
 OPTIONAL_SECRETS = {
     "searchr1-s3": ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"),
     "searchr1-hub": ("HF_TOKEN",),

@@ -23,6 +23,8 @@ _RESTRICTED_VOLUMES = {
 """Volume types that the pod security standard `restricted` allows."""
 _HOST_FIELDS = ("hostNetwork", "hostPID", "hostIPC")
 _SET_BY_TRAINER = "PET_"
+RANKS = "node"
+"""Replicated job of a training runtime that holds the ranks; the Trainer knows it by this name."""
 LAUNCHER_ROLE = "searchr1-train-launcher"
 LAUNCHER_RIGHTS = {
     ("trainer.kubeflow.org", "trainjobs"): {"create", "get", "list", "watch", "patch", "delete"},
@@ -39,8 +41,8 @@ def policy_complaints(objects: list[KubernetesObject], deployable: bool = False)
     """Return what breaks a rule of this project, one line each; `deployable` refuses placeholder images too."""
     lines = [line for template in pod_templates(objects) for line in _pod(template)]
     lines += _image_complaints(objects, deployable)
-    lines += [*_rights(objects), *_networks(objects), *_secrets(objects), *_availability(objects), *_gangs(objects)]
-    return lines
+    lines += [*_rights(objects), *_networks(objects), *_secrets(objects), *_availability(objects)]
+    return [*lines, *_gangs(objects), *_restarts(objects)]
 
 
 def _image_complaints(objects: list[KubernetesObject], deployable: bool) -> Iterator[str]:
@@ -187,6 +189,19 @@ def _gangs(objects: list[KubernetesObject]) -> Iterator[str]:
                 if needed["name"] not in earlier:
                     names = f"job {job['name']} depends on {needed['name']}"
                     yield f"{label_of(item)}: {names}, which does not stand before it"
+
+
+def _restarts(objects: list[KubernetesObject]) -> Iterator[str]:
+    """A lost rank starts the whole job anew: a pod that came back alone would find nobody in its rendezvous."""
+    for item in named(objects, "TrainingRuntime").values():
+        spec = item["spec"]["template"]["spec"]
+        if not spec.get("failurePolicy", {}).get("maxRestarts"):
+            yield f"{label_of(item)}: one lost rank ends the job; failurePolicy.maxRestarts starts it anew"
+        if "ttlSecondsAfterFinished" in spec:
+            yield f"{label_of(item)}: ttlSecondsAfterFinished deletes what the Trainer then makes anew for ever"
+        ranks = next(job for job in spec["replicatedJobs"] if job["name"] == RANKS)["template"]["spec"]
+        if ranks.get("backoffLimit") != 0 or ranks["template"]["spec"].get("restartPolicy") != "Never":
+            yield f"{label_of(item)}, job {RANKS}: ranks come back one by one; backoffLimit 0 and restartPolicy Never"
 
 
 def _availability(objects: list[KubernetesObject]) -> Iterator[str]:

@@ -1,6 +1,11 @@
-"""Room for what a training pod writes: its disk limits hold together, and nothing large goes where little fits."""
+"""Training pods have room for what they write and restart together; commands in the manifests name what exists."""
 
+import copy
 import os
+from fnmatch import fnmatch
+from importlib.util import find_spec
+from itertools import pairwise
+from urllib.parse import urlsplit
 
 import pytest
 import yaml
@@ -8,6 +13,7 @@ import yaml
 pytest.importorskip("kubernetes_validate", reason="the manifests are tested by make manifests-test")
 
 from manifests.validation.__main__ import complaints
+from manifests.validation.objects import named, pod_templates
 from manifests.validation.references import surroundings
 from manifests.validation.render import MANIFESTS, find_kubectl, render
 
@@ -77,3 +83,58 @@ def test_a_claim_keeps_what_training_pods_fetch(laid_over):
     assert volume_at(cache, pod, container)["persistentVolumeClaim"] == {"claimName": "searchr1-cache"}
     claim = yaml.safe_load((MANIFESTS / "components" / "cache-claim" / "claim.yaml").read_text())
     assert claim["spec"]["accessModes"] == ["ReadWriteMany"]
+
+
+def runtime_of(objects):
+    return named(objects, "TrainingRuntime")["searchr1-train"]["spec"]["template"]["spec"]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        pytest.param(lambda spec: spec.pop("failurePolicy"), "one lost rank ends the job", id="no restarts"),
+        pytest.param(lambda spec: spec.update(ttlSecondsAfterFinished=60), "anew for ever", id="deleted when finished"),
+        pytest.param(
+            lambda spec: spec["replicatedJobs"][0]["template"]["spec"].update(backoffLimit=3),
+            "one by one",
+            id="back-off",
+        ),
+        pytest.param(
+            lambda spec: spec["replicatedJobs"][0]["template"]["spec"]["template"]["spec"].update(
+                restartPolicy="OnFailure"
+            ),
+            "one by one",
+            id="restart in place",
+        ),
+    ],
+)
+def test_ranks_restart_together(laid_over, change, said):
+    objects = copy.deepcopy(laid_over())
+    change(runtime_of(objects))
+    assert said in "\n".join(complaints(objects, surroundings(OVERLAY)))
+
+
+def test_every_module_that_a_command_names_exists(laid_over):
+    samples = yaml.safe_load_all((MANIFESTS / "samples" / "retrain-on-upload.yaml").read_text())
+    sensor = next(item for item in samples if item["kind"] == "Sensor")
+    job = sensor["spec"]["triggers"][0]["template"]["k8s"]["source"]["resource"]
+    job_spec = {**job, "metadata": {"name": "submit"}}
+    named_modules = set()
+    for template in pod_templates([*laid_over("retriever-in-job"), job_spec]):
+        for _, container in template.containers():
+            command = container.get("command", [])
+            named_modules |= {after for option, after in pairwise(command) if option == "-m"}
+    assert named_modules == {"components.retriever", "components.train.node", "pipeline.cli"}
+    assert [module for module in named_modules if find_spec(module) is None] == []
+
+
+def test_mlflow_answers_to_the_name_that_steps_know_it_by(laid_over):
+    """Another Host header is answered 403 while /health stays green; the pattern has to cover the port."""
+    objects = laid_over()
+    address = urlsplit(named(objects, "ConfigMap")["searchr1-config"]["data"]["MLFLOW_TRACKING_URI"])
+    (server,) = named(objects, "Deployment")["searchr1-mlflow"]["spec"]["template"]["spec"]["containers"]
+    option = next(part for part in server["args"] if part.startswith("--allowed-hosts="))
+    patterns = option.partition("=")[2].split(",")
+    for host in (address.netloc, "localhost:5000"):
+        assert any(fnmatch(host, pattern) for pattern in patterns)
+    assert named(objects, "Service")[address.hostname]["spec"]["ports"][0]["port"] == address.port
