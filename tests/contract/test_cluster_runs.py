@@ -12,7 +12,9 @@ from pipeline import cluster_runs
 from pipeline.cli import main
 from pipeline.cluster import Cluster
 from pipeline.cluster_commands import ONLY_NEW_CORPUS
+from pipeline.compiled import compile_pipeline
 from pipeline.parameters import PARAMETERS
+from pipeline.resources import RESOURCES
 from tests.contract.kfp_stub import NEVER
 
 DEFAULTS = {one.name: one.default for one in PARAMETERS if one.name != ONLY_NEW_CORPUS}
@@ -324,3 +326,9 @@ def test_a_rehearsed_change_of_a_schedule(server, capsys):
     main(["schedule", "--every", "1d", "--name", "n", "--replace", "--dry-run"])
     assert "DELETE" in capsys.readouterr().out
     assert server.writes == []
+
+
+def test_the_steps_of_the_compiled_pipeline_are_found_through_exit_handler_condition_and_groups(tmp_path):
+    compile_pipeline(tmp_path / "pipeline.yaml")
+    spec = next(yaml.safe_load_all((tmp_path / "pipeline.yaml").read_text()))
+    assert sorted(cluster_runs.step_names(spec)) == sorted(RESOURCES)
