@@ -5,12 +5,12 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from components.contracts.config import nearest
 from components.contracts.errors import ConfigError
 from pipeline.parameters import PARAMETERS
-from pipeline.resources import CACHE_MOUNT, RESOURCES, cache_mount, with_gpus
+from pipeline.resources import CACHE_MOUNT, GPU_TOLERATION, RESOURCES, cache_mount, with_gpus
 
 if TYPE_CHECKING:
     from kfp.dsl.graph_component import GraphComponent
@@ -65,6 +65,7 @@ def compile_pipeline(
                 container = executors[f"exec-{task}"]["container"]
                 container["image"] = gpu_image
                 container["resources"].update(with_gpus(RESOURCES[task], count))
+                _on_kubernetes(search_r1, task).update({"tolerations": [GPU_TOLERATION]})
         if cache_claim:
             _mount_cache(search_r1, cache_claim)
         compiler.Compiler().compile(search_r1, str(output))
@@ -87,11 +88,14 @@ def _unchanged_after(pipeline: "GraphComponent") -> Iterator[None]:
 
 def _mount_cache(pipeline: "GraphComponent", claim: str) -> None:
     containers = pipeline.pipeline_spec.deployment_spec["executors"]
-    on_kubernetes = pipeline.platform_spec.platforms["kubernetes"].deployment_spec.executors
     for task in (name for name, given in RESOURCES.items() if given.fetches_much):
         environment = containers[f"exec-{task}"]["container"]["env"]
         environment.append({"name": "SEARCHR1_CACHE", "value": CACHE_MOUNT})
-        on_kubernetes[f"exec-{task}"].update({"pvcMount": [cache_mount(claim)]})
+        _on_kubernetes(pipeline, task).update({"pvcMount": [cache_mount(claim)]})
+
+
+def _on_kubernetes(pipeline: "GraphComponent", task: str) -> Any:
+    return pipeline.platform_spec.platforms["kubernetes"].deployment_spec.executors[f"exec-{task}"]
 
 
 def _explain_parameters(pipeline: "GraphComponent") -> None:

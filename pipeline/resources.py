@@ -54,6 +54,8 @@ RESOURCES: dict[str, Resources] = {
 
 RETRY_BACKOFF_S = 30
 GPU = "nvidia.com/gpu"
+GPU_TOLERATION = {"key": GPU, "operator": "Exists", "effect": "NoSchedule"}
+"""Clusters keep other pods off their GPU nodes by this taint."""
 CACHE_MOUNT = "/cache"
 """Where a claim for downloads is mounted, for the tasks that fetch much."""
 CPUS_PER_GPU = 8

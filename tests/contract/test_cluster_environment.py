@@ -11,7 +11,7 @@ from kfp.pipeline_spec.pipeline_spec_pb2 import PipelineSpec
 
 from components.contracts.errors import ConfigError
 from pipeline.compiled import compile_pipeline
-from pipeline.resources import CACHE_MOUNT, RESOURCES, cache_mount
+from pipeline.resources import CACHE_MOUNT, GPU, GPU_TOLERATION, RESOURCES, cache_mount
 
 MANIFESTS = Path(__file__).resolve().parents[2] / "manifests"
 IMAGE = "registry.example/searchr1-cpu:git-0123abc"
@@ -121,6 +121,10 @@ def test_gpus_come_with_their_image_and_what_feeds_them(tmp_path):
     assert containers["exec-train"]["resources"]["resourceCpuRequest"] == "64"
     mounts = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]["exec-train"]["emptyDirMounts"]
     assert mounts == [{"volumeName": "shared-memory", "mountPath": "/dev/shm", "medium": "Memory"}]
+    executors = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    tolerant = {name: executor["tolerations"] for name, executor in executors.items() if "tolerations" in executor}
+    assert set(tolerant) == set(gpus)
+    assert json_format.ParseDict(executors["exec-train"], KubernetesExecutorConfig()).tolerations[0].key == GPU
 
 
 def test_gpus_are_written_as_the_sdk_writes_them(tmp_path):
@@ -162,17 +166,22 @@ def test_a_claim_keeps_what_steps_fetch(tmp_path):
     assert "searchr1-cache" not in (tmp_path / "again.yaml").read_text()
 
 
-def test_a_claim_is_mounted_as_the_sdk_does_it():
+def test_claim_and_toleration_are_written_as_the_sdk_does_it():
     @dsl.component(base_image="python:3.11", install_kfp_package=False)
     def work():
         pass
 
     @dsl.pipeline
     def one():
-        kubernetes.mount_pvc(work(), pvc_name="claim", mount_path=CACHE_MOUNT)
+        task = work()
+        kubernetes.mount_pvc(task, pvc_name="claim", mount_path=CACHE_MOUNT)
+        kubernetes.add_toleration(task, key=GPU, operator="Exists", effect="NoSchedule")
 
     executors = one.platform_spec.platforms["kubernetes"].deployment_spec.executors
-    assert json_format.MessageToDict(executors["exec-work"]) == {"pvcMount": [cache_mount("claim")]}
+    assert json_format.MessageToDict(executors["exec-work"]) == {
+        "pvcMount": [cache_mount("claim")],
+        "tolerations": [GPU_TOLERATION],
+    }
 
 
 @pytest.mark.parametrize(
