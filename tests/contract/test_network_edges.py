@@ -30,6 +30,7 @@ STEP = End({"pipelines.kubeflow.org/v2_component": "true", "pipeline/runid": "r1
 STRANGER = End({"app": "notebook"})
 DNS, STORE = End(namespace="kube-system"), End(namespace="kubeflow")
 PROMETHEUS = End({"app.kubernetes.io/name": "prometheus"}, "monitoring")
+TRAINER_MANAGER = End({"app.kubernetes.io/name": "trainer"}, "kubeflow-system")
 BUCKET, METADATA = End(address="52.216.0.1"), End(address="169.254.169.254")
 RETRIEVER_PORT = RetrieverConfig.model_fields["port"].default
 RENDEZVOUS, ANY_PORT = 29500, 41234
@@ -94,6 +95,7 @@ NEEDED = [
     *((part, DNS, 53) for part in ("trainer", "retriever", "job-retriever", "mlflow", "postgresql")),
     ("trainer", "job-retriever", RETRIEVER_PORT),
     ("mlflow", "postgresql", 5432),
+    ("trainer", TRAINER_MANAGER, 10443),
     # The webhook of the exit handler, the Kubernetes API of the launcher: Kubeflow's own pods are not closed.
     *((STEP, End(address="203.0.113.5"), port) for port in (443, 6443, 8443)),
 ]
@@ -102,6 +104,8 @@ REFUSED = [
     *((STRANGER, part, port) for part, port in {"retriever": 8000, "mlflow": 5000, "trainer": RENDEZVOUS}.items()),
     *((part, METADATA, 443) for part in ("trainer", "retriever", "job-retriever", "mlflow")),
     ("trainer", BUCKET, 80),
+    ("retriever", TRAINER_MANAGER, 10443),
+    ("trainer", STORE, 10443),
     ("retriever", "mlflow", 5000),
     ("postgresql", BUCKET, 443),
     (STEP, "trainer", RENDEZVOUS),
