@@ -57,6 +57,7 @@ def look_up(configs: Mapping[str, Mapping[str, Any]], must_know: bool) -> Source
 def _version(uri: str, endings: tuple[str, ...], must_know: bool) -> str:
     if uri.startswith(SCHEME):
         return _world_version(uri)
+    _announce(uri)
     try:
         return source_version(uri, lambda name: name.endswith(endings) if endings else True)
     except VersionUnknown as error:
@@ -71,7 +72,13 @@ def _base_model(source: str) -> dict[str, str]:
     scheme, separator, _ = source.partition("://")
     if separator and scheme != "s3":
         return {"source": pinned_model_uri(source)}
+    _announce(source)
     return {"source_version": source_version(source, is_model_file)}
+
+
+def _announce(uri: str) -> None:
+    """Files of this machine are read whole, which may take a while."""
+    print(f"Looking at {public_uri(uri)}", flush=True)
 
 
 def _world_version(uri: str) -> str:
