@@ -40,8 +40,9 @@ class VllmConfig(StepConfig):
     """Size of the key-value cache; unset, it is what `gpu_memory_frac` leaves, and 1 GiB on a CPU."""
     max_batched_tokens: int = Field(default=8192, ge=32)
     """Tokens of one step, prefill and decode together."""
-    tensor_parallel: int = Field(default=1, ge=1, le=8)
-    """Neighbouring ranks of a node that share a model; 1, an engine per rank, is right up to 7B."""
+    tensor_parallel: Literal[1, 2, 4, 8] = 1
+    """Neighbouring ranks of a node that share a model; 1, an engine per rank, is right up to 7B. In training, the first
+    of them searches for all, and every step of the engine waits for the searches of the one before."""
     enforce_eager: bool = False
     """Run without CUDA graphs: slower, ready sooner."""
     sleep_between_rollouts: bool = False

@@ -12,8 +12,6 @@ from contextlib import contextmanager
 import torch
 
 from components.contracts.episode import Episode
-from components.contracts.errors import ConfigError
-from components.train.config import TrainConfig
 from components.train.ranks import device
 from components.train.sharing import Hand
 
@@ -71,45 +69,6 @@ class BatchAhead:
                 return play(hand)
         finally:
             self._ended_s = time.monotonic()
-
-
-def check_ahead(config: TrainConfig) -> None:
-    """Refuse what cannot be combined with rollouts that run ahead, or with stolen tasks.
-
-    Raises:
-        ConfigError: that is so.
-    """
-    on_vllm = config.engine == "vllm"
-    if config.parallel.share_rollouts == "stealing" and on_vllm and config.vllm.tensor_parallel > 1:
-        raise ConfigError(
-            "train.parallel.share_rollouts = 'stealing' gives every rank turns of its own, but with "
-            f"train.vllm.tensor_parallel = {config.vllm.tensor_parallel} neighbours play the same ones",
-            "'fixed', or tensor_parallel = 1",
-            "set train.parallel.share_rollouts = 'fixed'",
-        )
-    if not config.max_staleness_steps:
-        return
-    ahead = "train.max_staleness_steps = 1 samples with weights that are one step old"
-    if config.correction.mode != "decoupled":
-        raise ConfigError(
-            f"{ahead}, but train.correction.mode = {config.correction.mode!r} takes their log-probabilities for those "
-            "of the policy that is trained",
-            "correction.mode = 'decoupled', or max_staleness_steps = 0",
-            "set train.correction.mode = 'decoupled'",
-        )
-    if on_vllm and config.vllm.sleep_between_rollouts:
-        raise ConfigError(
-            f"{ahead} beside the update, but with train.vllm.sleep_between_rollouts the engine has no memory then",
-            "one of the two",
-            "set train.vllm.sleep_between_rollouts = false, or train.max_staleness_steps = 0",
-        )
-    if on_vllm and config.vllm.tensor_parallel > 1:
-        raise ConfigError(
-            f"{ahead} beside the update, and the collectives of train.vllm.tensor_parallel = "
-            f"{config.vllm.tensor_parallel} would meet those of the update in no fixed order",
-            "tensor_parallel = 1, or max_staleness_steps = 0",
-            "set train.vllm.tensor_parallel = 1",
-        )
 
 
 @contextmanager

@@ -221,6 +221,11 @@ class TrainConfig(StepConfig):
         """Whether the model imitates given text instead of earning rewards."""
         return self.algorithm in ("sft", "rejection_sampling")
 
+    @property
+    def ranks_per_engine(self) -> int:
+        """Neighbouring ranks that share an engine: they play the same episodes, step by step."""
+        return self.vllm.tensor_parallel if self.engine == "vllm" else 1
+
     def sha256(self) -> str:
         """Return the hex digest of what the result depends on; checkpoints lie below it.
 

@@ -11,17 +11,19 @@ import torch.distributed as dist
 
 from components.agent.engines.load import load_model
 from components.agent.engines.open import open_engine
-from components.contracts.errors import ConfigError, QuestionError
+from components.contracts.errors import QuestionError
 from components.contracts.manifest import Manifest
 from components.contracts.question import Question
 from components.contracts.step import Step, StepContext, StepResult
+from components.search.concurrent import ConcurrentSearch
 from components.search.open import check_reachable, search_client, searcher_for
 from components.storage import Storage, fetch, open_storage, publish
 from components.storage.failures import TaskFailures
 from components.tracking import RUN_FILE, Tracker, open_tracker, silent_tracker
-from components.train.ahead import check_ahead
 from components.train.checkpoint import Checkpoints, TrainState
+from components.train.combinations import check_combinations, check_heads
 from components.train.config import TrainConfig
+from components.train.group_search import group_search
 from components.train.launch import check_gpus, launch, launched
 from components.train.learner import Learner
 from components.train.progress import TrainProgress
@@ -46,10 +48,9 @@ def run(
     Several ranks are started from here, where `train.launch` says; each of them comes here again.
 
     Raises:
-        ConfigError: the algorithm needs groups and `episodes_per_question` is 1, the likelihood guard needs
-            `minibatches` and there is one, rollouts ahead cannot be combined with another setting, torchrun started
-            another number of ranks than configured, or the backend cannot start them, or the retriever cannot be the
-            one of all nodes or serves another index.
+        ConfigError: settings contradict each other (combinations.py) or the model, torchrun started another number of
+            ranks than configured, or the backend cannot start them, or the retriever cannot be the one of all nodes or
+            serves another index.
         QuestionError: there are no dev questions.
         SearchError: too many searches failed.
         TrainingStopped: one of the stability rules ended the training, or there was nothing to imitate.
@@ -78,6 +79,7 @@ def _train(config: TrainConfig, context: StepContext, inputs: dict[str, Manifest
     checkpoints = Checkpoints(storage)
     model_folder = fetch(inputs["base_model"]) / "model"
     policy, tokenizer = load_model(model_folder)
+    check_heads(config, policy.config.num_attention_heads)
     # Updates of 1e-6 vanish in bfloat16: the weights that are trained are float32 on every device.
     policy = policy.float() if not dist.is_initialized() else policy
     learner = Learner(policy, config, _pad_id(tokenizer))
@@ -96,9 +98,13 @@ def _train(config: TrainConfig, context: StepContext, inputs: dict[str, Manifest
     folder = Path(work_uri.removeprefix("file://")) if on_disk else scratch / "run"
     folder.mkdir(parents=True, exist_ok=True)
     metrics_file = folder / METRICS_NAME
+
+    def open_client() -> ConcurrentSearch:
+        return search_client(searcher_for(inputs["index"], config.search), config.search, config.loop.top_k)
+
     state = _resume(checkpoints, learner, metrics_file)
     with (
-        search_client(searcher_for(inputs["index"], config.search), config.search, config.loop.top_k) as client,
+        group_search(config, open_client) as client,
         _tracker(config, folder, storage) as tracker,
         TrainProgress(config.steps, state.step) as progress,
         StopRequest() as stop,
@@ -153,21 +159,7 @@ def _say_nothing(state: TrainState, metrics: dict[str, float]) -> None:
 
 
 def _check(config: TrainConfig) -> None:
-    if config.algorithm in ("grpo", "reinforce_loo") and config.episodes_per_question < 2:
-        raise ConfigError(
-            f"train.algorithm = {config.algorithm!r} compares episodes of one question, but "
-            f"train.episodes_per_question = {config.episodes_per_question}",
-            "2 or more",
-            "set train.episodes_per_question, for example to 5",
-        )
-    if config.loss.likelihood_guard_coefficient and config.minibatches < 2:
-        raise ConfigError(
-            "train.loss.likelihood_guard_coefficient compares an update with those before it, but "
-            f"train.minibatches = {config.minibatches}",
-            "2 or more minibatches, or a coefficient of 0",
-            "set train.minibatches, for example to 4",
-        )
-    check_ahead(config)
+    check_combinations(config)
     check_reachable(config.search, config.parallel.num_nodes)
 
 

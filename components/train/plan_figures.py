@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from components.contracts.errors import ConfigError
+from components.train.combinations import check_combinations, check_heads
 from components.train.config import TrainConfig
 from components.train.cost import ModelShape
 from components.train.plan_memory import GIB, MemoryPart, host_bytes, memory_parts, num_gpus, peak_bytes
@@ -106,8 +107,9 @@ def check_planned(config: TrainConfig) -> None:
     """Refuse what there is no plan for.
 
     Raises:
-        ConfigError: the training uses no GPU, or only imitates.
+        ConfigError: the training uses no GPU, only imitates, or has settings that contradict each other.
     """
+    check_combinations(config)
     if not num_gpus(config):
         raise ConfigError(
             "train.parallel.gpus_per_node = 0 trains on the CPU, and a plan is about GPUs",
@@ -122,8 +124,9 @@ def make_plan(config: TrainConfig, shape: ModelShape, gpu: Gpu, assumed: Assumpt
     """Return the plan of a training that `check_planned` does not refuse.
 
     Raises:
-        ConfigError: prompts do not fit their context.
+        ConfigError: prompts do not fit their context, or the model cannot be cut over the GPUs of an engine.
     """
+    check_heads(config, shape.num_heads)
     if assumed.prompt_tokens + config.loop.max_turn_tokens > config.loop.max_context_tokens:
         raise ConfigError(
             f"--expect prompt_tokens={assumed.prompt_tokens:g} leaves no room for a turn",

@@ -1,6 +1,7 @@
 """Bytes that a training takes on each GPU, part by part.
 
-Policy, critic and reference are cut into equal shards over all GPUs (FSDP2); every GPU has an engine of its own.
+Policy, critic and reference are cut into equal shards over all GPUs (FSDP2); every GPU, or group of neighbours with
+vLLM's tensor parallelism, has an engine of its own.
 """
 
 from collections.abc import Sequence
@@ -138,13 +139,19 @@ def engine_bytes_per_number(config: TrainConfig) -> int:
     return bytes_per_number(config)
 
 
+def cache_bytes_per_token(config: TrainConfig, shape: ModelShape) -> float:
+    """Return what a token leaves in the cache of each GPU; an engine's ranks share its heads, each has one at least."""
+    num_parts = min(config.ranks_per_engine, shape.num_kv_heads)
+    return shape.kv_bytes_per_token(engine_bytes_per_number(config)) / num_parts
+
+
 def cache_bytes(config: TrainConfig, shape: ModelShape, gpu_bytes: float) -> float:
-    """Return the size of the engine's cache.
+    """Return the size of the engine's cache on a GPU.
 
     The torch engine reserves whole sequences. vLLM hands out pages of what it is given, and cannot work with less
     than a sequence of full length.
     """
-    sequence = (config.loop.max_context_tokens + 1) * shape.kv_bytes_per_token(engine_bytes_per_number(config))
+    sequence = (config.loop.max_context_tokens + 1) * cache_bytes_per_token(config, shape)
     if config.engine == "torch":
         return config.num_slots * sequence
     if config.vllm.kv_cache_bytes is not None:
@@ -165,14 +172,13 @@ def _engine_parts(config: TrainConfig, shape: ModelShape, gpu_bytes: float) -> l
 
 
 def _engine_weights_bytes(config: TrainConfig, shape: ModelShape) -> float:
-    parallel = config.vllm.tensor_parallel if config.engine == "vllm" else 1
-    return engine_bytes_per_number(config) * shape.num_parameters / parallel
+    return engine_bytes_per_number(config) * shape.num_parameters / config.ranks_per_engine
 
 
 def _engine_working_bytes(config: TrainConfig, shape: ModelShape) -> float:
     width, slots, loop = engine_bytes_per_number(config), config.num_slots, config.loop
     sampling = slots * shape.vocab_size * SAMPLING_BYTES_PER_LOGIT
-    per_token = width * (3 * shape.intermediate_size + 4 * shape.hidden_size)
+    per_token = width * (3 * shape.intermediate_size / config.ranks_per_engine + 4 * shape.hidden_size)
     if config.engine == "vllm":
         return config.vllm.max_batched_tokens * per_token + sampling + VLLM_GRAPHS_BYTES
     # The longest forward pass takes in an observation of every sequence at once, keys and values repeated per head.

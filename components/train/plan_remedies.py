@@ -31,7 +31,12 @@ def remedies(plan: Plan) -> list[Remedy]:
     one_by_one = [found for changes in _savings(plan.config) for found in _first_fit(plan, [changes])]
     found = one_by_one or _several(plan)
     found += _first_fit(
-        plan, [{"parallel.gpus_per_node": n} for n in (2, 4, 8) if n > plan.config.parallel.gpus_per_node]
+        plan,
+        [
+            {"parallel.gpus_per_node": n}
+            for n in (2, 4, 8)
+            if n > plan.config.parallel.gpus_per_node and n % plan.config.ranks_per_engine == 0
+        ],
     )
     found += _first_fit(plan, [{"parallel.num_nodes": n} for n in (2, 4, 8) if n > plan.config.parallel.num_nodes])
     for gpu in GPUS.values():

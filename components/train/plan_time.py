@@ -19,6 +19,7 @@ from components.train.plan_memory import (
     GIB,
     bytes_per_number,
     cache_bytes,
+    cache_bytes_per_token,
     engine_bytes_per_number,
     micro_batch_tokens,
     num_gpus,
@@ -184,24 +185,29 @@ def rollout_phases(
     length: EpisodeLength,
     num_episodes: int,
 ) -> list[Phase]:
-    """Return what sampling `num_episodes` takes; every token is computed once, the cache survives the searches."""
+    """Return what sampling `num_episodes` takes; every token is computed once, the cache survives the searches.
+
+    An engine on several GPUs has the bandwidth of all of them; what these tell each other for a token is not counted.
+    """
     dtype = config.parallel.compute_dtype
     written = num_episodes * length.model_tokens
     total = forward_flops(shape, [length.tokens] * num_episodes, written)
     decode = backbone_flops(shape, written, written * length.mean_context_tokens) + head_flops(shape, written)
     prefill = max(0.0, total - decode)
     width = engine_bytes_per_number(config)
-    held = cache_bytes(config, shape, gpu.memory_gib * GIB) / (length.tokens * shape.kv_bytes_per_token(width))
+    held = cache_bytes(config, shape, gpu.memory_gib * GIB) / (length.tokens * cache_bytes_per_token(config, shape))
+    per_engine = config.ranks_per_engine
+    num_engines = num_gpus(config) / per_engine
     roof = decode_roof_tokens_per_s(
         shape,
-        min(config.num_slots, held, max(1.0, num_episodes / num_gpus(config))),
+        min(config.num_slots, held, max(1.0, num_episodes / num_engines)),
         length.mean_context_tokens,
-        bytes_per_s=gpu.bandwidth_tb_per_s * 1e12,
-        flops_per_s=gpu.flops_per_s(dtype),
+        bytes_per_s=per_engine * gpu.bandwidth_tb_per_s * 1e12,
+        flops_per_s=per_engine * gpu.flops_per_s(dtype),
         bytes_per_number=width,
     )
     prefill_s = prefill / (num_gpus(config) * gpu.flops_per_s(dtype) * assumed.mfu)
-    decode_s = written / (num_gpus(config) * roof * assumed.decode_roof_frac)
+    decode_s = written / (num_engines * roof * assumed.decode_roof_frac)
     return [Phase("rollout: prefill", prefill, prefill_s), Phase("rollout: decode", decode, decode_s)]
 
 

@@ -8,13 +8,15 @@ from components.train.plan_memory import GIB, micro_batch_tokens, num_gpus
 
 def render(plan: Plan, title: str) -> str:
     """Return the plan as aligned tables, with the assumptions it rests on."""
-    parallel, gpu = plan.config.parallel, plan.gpu
+    parallel, gpu, per_engine = plan.config.parallel, plan.gpu, plan.config.ranks_per_engine
     dtype = parallel.compute_dtype
     head = (
         f"{title}: {plan.shape.num_parameters / 1e9:.2f} B parameters, {plan.config.algorithm}, "
         f"{parallel.num_nodes} x {parallel.gpus_per_node} {gpu.name}\n"
         f"({gpu.memory_gib} GiB, {gpu.flops_per_s(dtype) / 1e12:.0f} TFLOP/s in {dtype}, {gpu.bandwidth_tb_per_s} TB/s)"
     )
+    if per_engine > 1:
+        head += f"\n({num_gpus(plan.config) // per_engine} engines of {per_engine} GPUs each)"
     return "\n\n".join([head, _memory(plan), _tokens(plan), _time(plan), _assumptions(plan)])
 
 
@@ -85,8 +87,8 @@ def _assumptions(plan: Plan) -> str:
     given = ", ".join(f"{name}={value:g}" for name, value in plan.assumed.model_dump().items())
     text = (
         f"Assumed (change with --expect): {given}. A decode_roof_frac of 0.5 is expected of vLLM; the torch engine "
-        "reached 0.03 on an H200. Not counted: waiting for searches and stragglers, checkpoints, loading; the other "
-        "trainings and the final evaluation of a pipeline run."
+        "reached 0.03 on an H200. Not counted: waiting for searches and stragglers, what GPUs of one engine tell each "
+        "other, checkpoints, loading; the other trainings and the final evaluation of a pipeline run."
     )
     return textwrap.fill(text, 110, break_on_hyphens=False)
 

@@ -107,6 +107,17 @@ def in_turns(shares: Sequence[Item]) -> list[Item]:
     return [share[i] for i in range(longest) for share in gathered if i < len(share)]
 
 
+def shared_store(host: str, ranks: Sequence[int]) -> dist.Store:
+    """Return a store of this launch alone for `ranks`, this one among them; the first of them serves it, on `host`.
+
+    Its connection is not the process group's: a thread that asks it never waits for a collective.
+    """
+    is_server = rank() == ranks[0]
+    own = dist.TCPStore(host, 0, is_master=True, wait_for_workers=False) if is_server else None
+    ports = dict(in_turns([(rank(), own.port)] if own else []))
+    return own or dist.TCPStore(host, ports[ranks[0]], is_master=False)
+
+
 def barrier() -> None:
     """Wait until every rank is here."""
     if world_size() > 1:

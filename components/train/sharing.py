@@ -12,8 +12,9 @@ import torch.distributed as dist
 
 from components.agent.episode_loop import EpisodeTask
 from components.contracts.episode import Episode
+from components.contracts.errors import EngineError
 from components.train.config import TrainConfig
-from components.train.ranks import in_turns, rank, world_size
+from components.train.ranks import in_turns, rank, shared_store, world_size
 
 LOOKAHEAD_FRAC = 0.75
 """Of its fair share, what a rank may have under way: what all of them begin with at once leaves nothing to steal."""
@@ -45,9 +46,9 @@ class TaskSharing:
 
     def __init__(self, config: TrainConfig) -> None:
         is_shared = config.parallel.share_rollouts == "stealing" and world_size() > 1
-        self._counter = _shared_counter() if is_shared else None
+        self._counter = shared_store(os.environ["MASTER_ADDR"], range(world_size())) if is_shared else None
         self._num_slots, self._num_deals = config.num_slots, 0
-        self._ranks_per_engine = config.vllm.tensor_parallel if config.engine == "vllm" else 1
+        self._ranks_per_engine = config.ranks_per_engine
 
     def deal(self, tasks: Sequence[EpisodeTask]) -> Hand:
         """Return this rank's hand; every rank must deal the same rollouts in the same order."""
@@ -60,9 +61,18 @@ class TaskSharing:
         return Hand(tasks, _claimed(self._counter, f"rollout {self._num_deals}", len(tasks)), lookahead)
 
     def gather(self, hand: Hand, episodes: Sequence[Episode]) -> list[Episode]:
-        """Return the episodes of all ranks in task order; `episodes` are those of `hand`, in the order handed out."""
+        """Return the episodes of all ranks in task order; `episodes` are those of `hand`, in the order handed out.
+
+        Of ranks that play together the first one's count: their clocks differ.
+
+        Raises:
+            EngineError: the tokens of such ranks differ.
+        """
         numbered = in_turns(list(zip(hand.taken, episodes, strict=True)))
-        by_number = dict(numbered)
+        by_number: dict[int, Episode] = {}
+        for number, episode in numbered:
+            if by_number.setdefault(number, episode).token_ids != episode.token_ids:
+                raise EngineError(f"ranks of one engine differ in episode {number}, question {episode.question_id}")
         assert len(numbered) == hand.num_tasks * self._ranks_per_engine, "a task was lost or played twice"
         return [by_number[number] for number in range(hand.num_tasks)]
 
@@ -71,14 +81,3 @@ def _claimed(counter: dist.Store, key: str, count: int) -> Iterator[int]:
     """Yield numbers below `count` that no other rank gets."""
     while (number := counter.add(key, 1) - 1) < count:
         yield number
-
-
-def _shared_counter() -> dist.Store:
-    """Return a store of this launch alone, served by the first rank.
-
-    Its connection is not the process group's: a thread that asks it never waits for a collective.
-    """
-    host, is_server = os.environ["MASTER_ADDR"], rank() == 0
-    own = dist.TCPStore(host, 0, is_master=True, wait_for_workers=False) if is_server else None
-    (port,) = in_turns([own.port] if own else [])
-    return own or dist.TCPStore(host, port, is_master=False)

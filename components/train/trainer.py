@@ -17,7 +17,6 @@ from components.contracts.answer import exact_match
 from components.contracts.episode import Episode, StopReason
 from components.contracts.errors import SearchError, StoppedBySignal
 from components.contracts.question import Question
-from components.search.concurrent import ConcurrentSearch
 from components.tracking.tracker import Tracker
 from components.train.ahead import BatchAhead
 from components.train.alarms import (
@@ -32,6 +31,7 @@ from components.train.checkpoint import Checkpoints, TrainState
 from components.train.config import TrainConfig
 from components.train.episode_health import health_metrics, search_metrics
 from components.train.experience import Experience, advantages_and_returns, gather_experience, group_metrics
+from components.train.group_search import CountedSearch
 from components.train.learner import Learner, Targets
 from components.train.prompts import episode_seed, questions_of_step
 from components.train.ranks import rank, sum_over_ranks
@@ -51,7 +51,7 @@ class Trainer:
     learner: Learner
     engine: TrainedEngine
     tokenizer: Tokenizer
-    client: ConcurrentSearch
+    client: CountedSearch
     train_questions: dict[str, list[Question]]
     dev_questions: Sequence[Question]
     checkpoints: Checkpoints
@@ -175,7 +175,10 @@ class Trainer:
         return self.sharing.gather(hand, self._play(hand))
 
     def _play(self, hand: Hand) -> list[Episode]:
-        """Return this rank's episodes; no collective, so that it may run in a thread."""
+        """Return this rank's episodes; no collective of all ranks, so that it may run in a thread.
+
+        Ranks that share an engine play in lock step: all of a step's searches are waited for.
+        """
         return rollout(
             self.engine,
             self.client,

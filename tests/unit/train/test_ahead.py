@@ -12,7 +12,6 @@ from components.contracts.errors import ConfigError, SearchError, StoppedBySigna
 from components.train.alarms import check_mismatch, observe_mismatch
 from components.train.checkpoint import TrainState
 from components.train.config import CorrectionConfig, TrainConfig
-from components.train.main import run
 from tests.unit.train.pupil import AHEAD, EVERY_STEP, NUM_DEV, Client, FailingLearner, Pupil, kill_after, weights
 
 
@@ -188,32 +187,6 @@ def test_error_in_the_update_waits_for_the_rollout_and_is_not_hidden(make_traine
         trainer.run(TrainState())
     assert not trainer.ahead.is_under_way
     assert not trainer.engine.waiting
-
-
-CORRECTED = {"max_staleness_steps": 1, "correction": {"mode": "decoupled"}}
-
-
-@pytest.mark.parametrize(
-    ("values", "says"),
-    [
-        pytest.param({"max_staleness_steps": 1}, "train.correction.mode = 'bypass'", id="without-correction"),
-        pytest.param(
-            CORRECTED | {"engine": "vllm", "vllm": {"sleep_between_rollouts": True}}, "sleep_between", id="asleep"
-        ),
-        pytest.param(
-            CORRECTED | {"engine": "vllm", "vllm": {"tensor_parallel": 2}}, "tensor_parallel = 2", id="groups"
-        ),
-        pytest.param(
-            {"parallel": {"share_rollouts": "stealing"}, "engine": "vllm", "vllm": {"tensor_parallel": 2}},
-            "share_rollouts = 'stealing'",
-            id="stealing-in-groups",
-        ),
-    ],
-)
-def test_what_cannot_be_combined_is_refused_with_the_remedy(values, says):
-    with pytest.raises(ConfigError, match=says) as raised:
-        run(TrainConfig.parse(values), None, None, None, None)
-    assert "What to do: set train." in str(raised.value)
 
 
 @pytest.mark.parametrize("values", [{"max_staleness_steps": 2}, {"max_staleness_steps": -1}])
