@@ -2,6 +2,7 @@
 
 import shutil
 import tempfile
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -69,11 +70,13 @@ def run(
 def _run_rank(config: TrainConfig, context: StepContext, inputs: dict[str, Manifest]) -> StepResult:
     torch.set_num_threads(config.threads)
     torch.manual_seed(config.seed)
-    with joined(config.parallel), tempfile.TemporaryDirectory(prefix="train-") as scratch:
-        return _train(config, context, inputs, Path(scratch))
+    with joined(config.parallel), tempfile.TemporaryDirectory(prefix="train-") as scratch, ExitStack() as opened:
+        return _train(config, context, inputs, Path(scratch), opened)
 
 
-def _train(config: TrainConfig, context: StepContext, inputs: dict[str, Manifest], scratch: Path) -> StepResult:
+def _train(
+    config: TrainConfig, context: StepContext, inputs: dict[str, Manifest], scratch: Path, opened: ExitStack
+) -> StepResult:
     work_uri = context.work_uri(inputs)
     storage = open_storage(work_uri)
     checkpoints = Checkpoints(storage)
@@ -94,6 +97,8 @@ def _train(config: TrainConfig, context: StepContext, inputs: dict[str, Manifest
         vllm=config.vllm,
         loaded=None if own_copy else (policy, tokenizer),
     )
+    # vLLM ends with every process group there is: after the last collective, and before the groups are gone.
+    opened.callback(engine.close)
     on_disk = rank() == 0 and work_uri.startswith("file://")
     folder = Path(work_uri.removeprefix("file://")) if on_disk else scratch / "run"
     folder.mkdir(parents=True, exist_ok=True)

@@ -68,7 +68,9 @@ def joined(parallel: ParallelConfig) -> Iterator[None]:
     try:
         yield
     finally:
-        dist.destroy_process_group()
+        # vLLM has done it already where it was closed.
+        if dist.is_initialized():
+            dist.destroy_process_group()
 
 
 def sum_over_ranks(values: Mapping[str, float]) -> dict[str, float]:

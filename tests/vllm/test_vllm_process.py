@@ -24,8 +24,9 @@ def test_engines_one_after_the_other_and_asleep(cutting_folder):
     assert "all good" in finished(HERE / "one_process.py", cutting_folder)
 
 
-def test_two_ranks_publish_sharded_weights_each_to_its_own_engine(cutting_folder):
+@pytest.mark.parametrize("tensor_parallel", [1, 2])
+def test_two_ranks_publish_sharded_weights_to_an_engine_each_or_to_one(cutting_folder, tensor_parallel):
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    printed = finished(*torchrun, HERE / "ranks.py", cutting_folder, 1)
+    printed = finished(*torchrun, HERE / "ranks.py", cutting_folder, tensor_parallel)
     assert "rank 0 good" in printed
     assert "rank 1 good" in printed

@@ -76,3 +76,6 @@ class TrainedEngine(Engine, Protocol):
 
     def sleep(self) -> None:
         """Give memory back until the next `publish`, where the engine is set up to; it takes no turns meanwhile."""
+
+    def close(self) -> None:
+        """End the engine; the process groups of torch may end with it."""

@@ -159,6 +159,9 @@ class TorchEngine:
     def sleep(self) -> None:
         """Keep everything: a shared module has no memory of its own to give back."""
 
+    def close(self) -> None:
+        """Leave the module to whoever shares it."""
+
     def add_request(self, request: TurnRequest) -> None:
         """Queue a turn.
 

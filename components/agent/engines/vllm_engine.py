@@ -161,7 +161,7 @@ class VllmEngine:
             self._asleep = True
 
     def close(self) -> None:
-        """End the engine and give its memory back, whoever still refers to it."""
+        """End the engine and give its memory back, whoever still refers to it; torch's process groups end too."""
         self._llm.engine_core.shutdown()
         self._llm = None
         _LIVING.discard(self)

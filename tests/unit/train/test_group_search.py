@@ -91,7 +91,7 @@ def test_leader_that_tells_nothing_is_named_after_the_deadline_of_all_searches_t
     started_s = time.monotonic()
     futures = [follower.submit(f"query {i}") for i in range(20)]
     for number, future in enumerate(futures):
-        with pytest.raises(EngineError, match=f"engine: rank 4, which .* told rank 5 no outcome of search {number} wit"):
+        with pytest.raises(EngineError, match=f"engine: rank 4, .* told rank 5 no outcome of search {number} within"):
             future.result(timeout=30)
     assert time.monotonic() - started_s < 3
 
