@@ -103,13 +103,9 @@ def _train(
     folder = Path(work_uri.removeprefix("file://")) if on_disk else scratch / "run"
     folder.mkdir(parents=True, exist_ok=True)
     metrics_file = folder / METRICS_NAME
-
-    def open_client() -> ConcurrentSearch:
-        return search_client(searcher_for(inputs["index"], config.search), config.search, config.loop.top_k)
-
     state = _resume(checkpoints, learner, metrics_file)
     with (
-        group_search(config, open_client) as client,
+        group_search(config, partial(_open_search, config, inputs["index"])) as client,
         _tracker(config, folder, storage) as tracker,
         TrainProgress(config.steps, state.step) as progress,
         StopRequest() as stop,
@@ -136,6 +132,10 @@ def _train(
     save_model(policy, tokenizer, model)
     barrier()
     return _publish(config, context, inputs, trainer, state, model)
+
+
+def _open_search(config: TrainConfig, index: Manifest) -> ConcurrentSearch:
+    return search_client(searcher_for(index, config.search), config.search, config.loop.top_k)
 
 
 def _tracker(config: TrainConfig, folder: Path, storage: Storage) -> Tracker:

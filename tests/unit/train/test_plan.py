@@ -153,6 +153,32 @@ def test_vllm_takes_its_share_or_the_cache_it_is_told():
     assert {part.when for part in vllm_parts(sleep_between_rollouts=True).values()} == {"rollout"}
 
 
+def shared_engine_plan(tensor_parallel, **values):
+    vllm = {"tensor_parallel": tensor_parallel, "kv_cache_bytes": 8 * GIB}
+    parallel = {"gpus_per_node": 8, "compute_dtype": "bfloat16"}
+    config = TrainConfig.parse({"engine": "vllm", "vllm": vllm, "parallel": parallel, "num_slots": 64} | values)
+    return make_plan(config, QWEN_3B, GPUS["h100"], Assumptions())
+
+
+def decode_s(plan):
+    return next(phase.seconds for phase in plan.phases if phase.name == "rollout: decode")
+
+
+def test_engine_over_two_gpus_reads_its_weights_once_for_twice_the_sequences():
+    few = {"questions_per_step": 8, "num_slots": 8}
+    alone, shared = decode_s(shared_engine_plan(1, **few)), decode_s(shared_engine_plan(2, **few))
+    # One sequence for each GPU: reading the weights is all there is to do.
+    assert shared / alone == pytest.approx(0.5, rel=0.02)
+    # Slots are those of an engine: with as many sequences in each, half of the engines are twice as fast.
+    many = {"questions_per_step": 4096}
+    assert decode_s(shared_engine_plan(2, **many)) == pytest.approx(decode_s(shared_engine_plan(1, **many)))
+
+
+def test_two_gpus_share_the_cached_heads_and_four_have_no_more_than_two_to_share():
+    smallest = [vllm_parts(gpu_memory_frac=0.01, tensor_parallel=n)["vllm engine: cache"].num_bytes for n in (1, 2, 4)]
+    assert smallest[0] == 2 * smallest[1] == 2 * smallest[2]
+
+
 @pytest.mark.parametrize("ahead", [0, 1])
 def test_engine_that_works_beside_the_update_needs_its_memory_then(ahead):
     config = TrainConfig.parse({"max_staleness_steps": ahead, "parallel": {"gpus_per_node": 8}})
@@ -277,6 +303,14 @@ def test_what_does_not_fit_ends_with_2_and_the_printed_remedy_works(capsys):
     assert exit_code_of(*given, "--set", found[1]) == 0
 
 
+IN_GROUPS = ["--set", "train.engine=vllm", "--set"]
+
+
+def test_plan_says_how_engines_lie_on_the_gpus(capsys):
+    assert exit_code_of("qwen2.5-3b-grpo-8x80gb", *IN_GROUPS, "train.vllm.tensor_parallel=2") == 0
+    assert "(4 engines of 2 GPUs each)" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
@@ -291,6 +325,12 @@ def test_what_does_not_fit_ends_with_2_and_the_printed_remedy_works(capsys):
             ["qwen2.5-3b-ppo-1x80gb", "--set", "base_model.source=hf://Qwen/Qwen2.5-32B"], "--model-config", id="model"
         ),
         pytest.param(["qwen2.5-3b-ppo-1x80gb", "--set", "train.algorithm=sft"], "samples nothing", id="imitation"),
+        pytest.param(
+            ["qwen2.5-7b-ppo-8x80gb", *IN_GROUPS, "train.vllm.tensor_parallel=8"], "28 attention heads", id="heads"
+        ),
+        pytest.param(
+            ["qwen2.5-7b-ppo-1x80gb", *IN_GROUPS, "train.vllm.tensor_parallel=2"], "a node has 1 ranks", id="groups"
+        ),
     ],
 )
 def test_what_cannot_be_planned_ends_with_2(capsys, arguments, says):
