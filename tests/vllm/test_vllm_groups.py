@@ -83,6 +83,17 @@ def retriever() -> Iterator[Unreliable]:
     service.server.server_close()
 
 
+@pytest.fixture
+def killed_job() -> Iterator[None]:
+    """What vLLM's shared memory for ranks on CPUs leaves on the machine when they are killed."""
+    left = [Path(f"/dev/shm/-tp:0-[0-1]-cpushm_{number}") for number in range(2)]
+    for file in left:
+        file.touch()
+    yield
+    for file in left:
+        file.unlink()
+
+
 @torch.no_grad()
 def widened(model: Qwen2ForCausalLM) -> Qwen2ForCausalLM:
     """The same function with a fourth head, since three cannot be shared by two: new dimensions are 0 throughout."""
@@ -131,7 +142,7 @@ def inputs(tmp_path) -> dict:
     }
 
 
-def test_two_ranks_train_over_one_engine_while_searches_fail_and_differ(inputs, retriever, tmp_path):
+def test_two_ranks_train_over_one_engine_while_searches_fail_and_differ(inputs, retriever, killed_job, tmp_path):
     url = f"http://127.0.0.1:{retriever.server.server_port}"
     search = {"retriever_url": url, "require_digest": False, "retries": 0}
     given = {"config": CONFIG | {"search": search}, "storage_root": f"file://{tmp_path}/runs", "inputs": inputs}

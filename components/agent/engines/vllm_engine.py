@@ -13,7 +13,7 @@ import os
 import random
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -264,7 +264,10 @@ def _build(folder: Path, num_slots: int, max_context_tokens: int, settings: Vllm
             disable_log_stats=True,
             **arguments,
         )
-        with _updatable_linear_layers() if on_cpu else nullcontext():
+        with ExitStack() as patches:
+            if on_cpu:
+                patches.enter_context(_updatable_linear_layers())
+                patches.enter_context(_collectives_of_torch())
             return LLMEngine.from_engine_args(engine_arguments)
 
 
@@ -331,3 +334,20 @@ def _updatable_linear_layers() -> Iterator[None]:
         yield
     finally:
         utils.dispatch_cpu_unquantized_gemm = packing
+
+
+@contextmanager
+def _collectives_of_torch() -> Iterator[None]:
+    """Let ranks on CPUs that share a model meet through torch's process group.
+
+    vLLM 0.32 takes shared memory, which under torchrun has one name for all jobs of a machine: a second job fails, and
+    so does every one after a job that was killed. A rank whose neighbour died waits there for ever, and at full load.
+    """
+    from vllm.distributed.device_communicators.cpu_communicator import CpuCommunicator
+
+    shared_memory = CpuCommunicator._all_group_ranks_share_shm_group_name
+    CpuCommunicator._all_group_ranks_share_shm_group_name = lambda _: False
+    try:
+        yield
+    finally:
+        CpuCommunicator._all_group_ranks_share_shm_group_name = shared_memory
