@@ -91,7 +91,7 @@ def killed_job() -> Iterator[None]:
         file.touch()
     yield
     for file in left:
-        file.unlink()
+        file.unlink(missing_ok=True)
 
 
 @torch.no_grad()
