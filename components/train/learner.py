@@ -18,7 +18,7 @@ from components.train.losses import kl_loss, likelihood_guard, policy_loss, valu
 from components.train.model import Critic, TokenScorer, frozen_copy, in_flat_order
 from components.train.packing import EpisodeTokens, PackedRows, pack
 from components.train.ranks import device, max_over_ranks, rank, sum_over_ranks, world_size
-from components.train.sharding import shard, whole
+from components.train.sharding import release, shard, whole
 from components.train.update_guard import UpdateGuard
 
 
@@ -117,16 +117,21 @@ class Learner:
         are 0 without a critic, reference log-probabilities equal the old ones without a reference.
         """
         rows, count = self.rows(experience), experience.num_tokens
-        temperature = self.config.temperature
         if self.config.loss.mask_retrieved_tokens and (not self._is_decoupled or self._old_is_current):
             old_M = torch.from_numpy(experience.sampled_logprobs_M)
         else:
-            old_M = in_flat_order(rows, lambda r: self.scorer(r, temperature)[0], count)
-        values_M = in_flat_order(rows, self.critic, count) if self.critic else torch.zeros(count)
-        if self.reference is None:
-            return old_M, values_M, old_M
-        reference_M = in_flat_order(rows, lambda r: self.reference(r, temperature)[0], count)
-        return old_M, values_M, reference_M
+            old_M = self._scored(self.scorer, rows, count)
+        values_M = self._scored(self.critic, rows, count) if self.critic else torch.zeros(count)
+        return old_M, values_M, self._scored(self.reference, rows, count) if self.reference else old_M
+
+    def _scored(self, module: TokenScorer | Critic, rows: list[PackedRows], count: int) -> torch.Tensor:
+        """Return what `module` says of the tokens of all ranks, [M]; it is whole in memory no longer than that takes."""
+        temperature = self.config.temperature
+        scores_M = in_flat_order(
+            rows, module if isinstance(module, Critic) else lambda r: module(r, temperature)[0], count
+        )
+        release(module)
+        return scores_M
 
     @property
     def _is_decoupled(self) -> bool:

@@ -55,6 +55,16 @@ def shard(root: nn.Module, backbone: nn.Module, config: ParallelConfig, *, train
             module.set_gradient_divide_factor(1.0)
 
 
+def release(module: nn.Module) -> None:
+    """Give back what a forward pass without a backward one gathered: FSDP2 would keep it for the latter.
+
+    That is the outermost unit, with embeddings and head, and everything where one rank has all the shards.
+    """
+    for unit in module.modules():
+        if isinstance(unit, FSDPModule):
+            unit.reshard()
+
+
 def fuse_between_attention(layer: nn.Module) -> None:
     """Compile what lies between two attentions, where half precision spends its time on memory, not on products."""
     for child in layer.children():

@@ -10,7 +10,7 @@ from components.agent.engines.protocol import TrainedEngine
 from components.agent.engines.publishing import check_weights, probe_ids
 from components.train.learner import Learner
 from components.train.packing import EpisodeTokens, pack
-from components.train.sharding import whole_parameters
+from components.train.sharding import release, whole_parameters
 
 
 def publish_weights(engine: TrainedEngine, learner: Learner, tokenizer: Any) -> dict[str, float]:
@@ -48,4 +48,5 @@ def own_logprobs(learner: Learner, token_ids: Sequence[int]) -> list[float]:
     )
     logprobs_M = torch.empty(len(trained))
     logprobs_M[rows.order_M.cpu()] = learner.scorer(rows, 1.0)[0].float().cpu()
+    release(learner.scorer)
     return logprobs_M.tolist()

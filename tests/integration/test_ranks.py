@@ -46,7 +46,9 @@ def updated_weights(algorithm: str, parallel: ParallelConfig) -> dict[str, torch
         episodes_per_question=4,
         row_tokens=24,
         loss={"kl_coefficient": 0.05, "entropy_coefficient": 0.01},
-        policy_optimizer={"learning_rate": 1e-2, "warmup_steps": 0},
+        # Weights after a step of size 1 show the whole gradient.
+        policy_optimizer={"learning_rate": 1.0, "warmup_steps": 0},
+        critic_optimizer={"learning_rate": 1.0, "warmup_steps": 0},
         parallel=parallel.model_dump(),
     )
     learner = Learner(tiny_policy(), config, pad_id=0)

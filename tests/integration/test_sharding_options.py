@@ -3,9 +3,11 @@
 import pytest
 import torch
 import torch.distributed as dist
+from torch.distributed.fsdp import FSDPModule
 
 from components.train.config import ParallelConfig
 from components.train.learner import Learner
+from components.train.weights import own_logprobs
 from tests.integration.test_ranks import EPISODES, everything, train_on
 from tests.unit.train.conftest import invented_experience, small_config, tiny_policy
 
@@ -42,6 +44,25 @@ def trained(**options) -> list[torch.Tensor]:
 def test_option_changes_no_weight(options):
     for plain, found in zip(trained(), trained(**options), strict=True):
         torch.testing.assert_close(found, plain, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.usefixtures("world_of_one")
+def test_nothing_stays_whole_after_passes_without_a_backward_one():
+    """One GPU would hold policy, critic and reference whole beside the update and the rollout."""
+    learner = Learner(tiny_policy(), small_config(minibatches=2, correction={"mode": "decoupled"}), 0)
+    modules = (learner.scorer, learner.critic, learner.reference)
+    learner.score(invented_experience(EPISODES))
+    assert not any(map(whole_units, modules)), "after scoring"
+    own_logprobs(learner, list(range(1, 20)))
+    assert not any(map(whole_units, modules)), "after the probe"
+    train_on(learner, invented_experience(EPISODES), 0)
+    assert not any(map(whole_units, modules)), "after an update"
+
+
+def whole_units(module: torch.nn.Module) -> int:
+    units = [unit for unit in module.modules() if isinstance(unit, FSDPModule)]
+    assert units
+    return sum(unit._get_fsdp_state()._fsdp_param_group.is_unsharded for unit in units)
 
 
 @pytest.mark.usefixtures("world_of_one")
