@@ -26,7 +26,7 @@ from safetensors.torch import save_file
 from components.contracts.episode import Episode
 from components.contracts.errors import ManifestError, SearchError, StoppedBySignal, StorageError, TrainingStopped
 from components.storage import Storage
-from components.train.checkpoint_names import COMPLETE, complete_checkpoints
+from components.train.checkpoint_names import COMPLETE, checkpoint_name, complete_checkpoints
 from components.train.learner import Learner
 from components.train.ranks import barrier, rank, sum_over_ranks, world_size
 from components.train.shards import load_shards, shards_of
@@ -84,7 +84,8 @@ class _Snapshot:
     name: str
     parts: dict[str, dict[str, torch.Tensor]]
     texts: dict[str, bytes]
-    keep: str
+    best_first: list[str]
+    """Checkpoints of all dev evaluations; whether they could be saved is another matter."""
 
 
 class Checkpoints:
@@ -115,8 +116,8 @@ class Checkpoints:
         texts = {"state.json": json.dumps(_STATE.dump_python(state)).encode()} if rank() == 0 else {}
         if metrics_file.exists():
             texts[metrics_file.name] = metrics_file.read_bytes()
-        name, best = f"step_{state.step:06d}", f"step_{state.best_step:06d}"
-        self._snapshot = _Snapshot(name, shards_of(learner), texts if rank() == 0 else {}, best)
+        name = checkpoint_name(state.step)
+        self._snapshot = _Snapshot(name, shards_of(learner), texts if rank() == 0 else {}, _best_first(state))
         if rank() == 0:
             # A return to the best weights writes the newest checkpoint again: half of each must not look complete.
             self._storage.delete(f"{name}/{COMPLETE}")
@@ -147,6 +148,9 @@ class Checkpoints:
             self._failed_in_a_row = 0
             return
         self._failed_in_a_row += 1
+        if rank() == 0:
+            # What was written of it takes room that the next one may need.
+            self._try(lambda: self._storage.delete_prefix(f"{snapshot.name}/"))
         reason = error or "another rank could not write"
         if rank() == 0:
             print(f"checkpoint {snapshot.name} could not be saved ({reason}); the last one stays", flush=True)
@@ -172,6 +176,23 @@ class Checkpoints:
         key = f"{name}/{metrics_file.name}"
         if not metrics_file.exists() and self._storage.exists(key):
             self._storage.get_file(key, metrics_file)
+
+    def restore_best(self, state: TrainState, learner: Learner) -> None:
+        """Load the best weights there are and make `state` say which these are.
+
+        They are those of the best dev evaluation, unless they could not be saved: then the next best.
+
+        Raises:
+            StorageError: not one checkpoint could be saved.
+        """
+        complete = self.complete()
+        if state.best_step == state.step:
+            return
+        kept = [(em, int(step)) for step, em in state.em_curve if checkpoint_name(int(step)) in complete]
+        if not kept:
+            raise StorageError("not one checkpoint of a dev evaluation could be saved, so there is no best one")
+        state.best_dev_em, state.best_step = max(kept)
+        self.restore(checkpoint_name(state.best_step), learner)
 
     def restore(self, name: str, learner: Learner) -> TrainState:
         """Load checkpoint `name` into `learner` and return its state.
@@ -230,11 +251,18 @@ class Checkpoints:
 
     def _commit(self, snapshot: _Snapshot) -> None:
         self._storage.put_bytes(b"", f"{snapshot.name}/{COMPLETE}")
-        for name in complete_checkpoints(self._storage)[:-2]:
-            if name != snapshot.keep:
+        complete = complete_checkpoints(self._storage)
+        best = next((name for name in snapshot.best_first if name in complete), "")
+        for name in complete[:-2]:
+            if name != best:
                 # The marker goes first: a half-deleted checkpoint must not look complete.
                 self._storage.delete(f"{name}/{COMPLETE}")
                 self._storage.delete_prefix(f"{name}/")
+
+
+def _best_first(state: TrainState) -> list[str]:
+    by_em = sorted(((em, step) for step, em in state.em_curve), reverse=True)
+    return [checkpoint_name(state.best_step), *(checkpoint_name(int(step)) for _, step in by_em)]
 
 
 def _anywhere(error: Exception | None) -> bool:

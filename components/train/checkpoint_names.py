@@ -8,6 +8,11 @@ COMPLETE = "_COMPLETE"
 _NAME = re.compile(r"^(step_\d{6})/_COMPLETE$")
 
 
+def checkpoint_name(step: int) -> str:
+    """Return the name of the checkpoint after `step` steps."""
+    return f"step_{step:06d}"
+
+
 def complete_checkpoints(storage: Storage) -> list[str]:
     """Return the names of the complete checkpoints in a run's work prefix, oldest first.
 

@@ -125,7 +125,7 @@ class Learner:
         return old_M, values_M, self._scored(self.reference, rows, count) if self.reference else old_M
 
     def _scored(self, module: TokenScorer | Critic, rows: list[PackedRows], count: int) -> torch.Tensor:
-        """Return what `module` says of the tokens of all ranks, [M]; it is whole in memory no longer than that takes."""
+        """Return what `module` says of the tokens of all ranks, [M]; whole in memory no longer than that takes."""
         temperature = self.config.temperature
         scores_M = in_flat_order(
             rows, module if isinstance(module, Critic) else lambda r: module(r, temperature)[0], count

@@ -28,6 +28,7 @@ from components.train.alarms import (
     reset_alarms,
 )
 from components.train.checkpoint import Checkpoints, TrainState
+from components.train.checkpoint_names import checkpoint_name
 from components.train.config import TrainConfig
 from components.train.episode_health import health_metrics, search_metrics
 from components.train.experience import Experience, advantages_and_returns, gather_experience, group_metrics
@@ -107,7 +108,7 @@ class Trainer:
             self.announce(state, metrics)
             self._heed_stop(state)
         self._check_mismatch(state)
-        self.checkpoints.restore(f"step_{state.best_step:06d}", self.learner)
+        self.checkpoints.restore_best(state, self.learner)
         self.publish_weights()
         return state
 
@@ -299,7 +300,7 @@ class Trainer:
         """
         if not self.stop.asked():
             return
-        if f"step_{state.step:06d}" not in self.checkpoints.complete():
+        if checkpoint_name(state.step) not in self.checkpoints.complete():
             self.checkpoints.save(self.learner, state, self.metrics_file)
         self.checkpoints.finish()
         raise StoppedBySignal(f"stopped by SIGTERM after step {state.step}; the same command continues from there")
@@ -315,7 +316,7 @@ class Trainer:
         return usable
 
     def _return_to_best(self, state: TrainState, reason: str) -> TrainState:
-        self.checkpoints.restore(f"step_{state.best_step:06d}", self.learner)
+        self.checkpoints.restore_best(state, self.learner)
         state.num_rollbacks += 1
         state.rate_scale *= 0.5
         self.learner.rate_scale = state.rate_scale

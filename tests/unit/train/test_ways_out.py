@@ -4,10 +4,11 @@ import threading
 import time
 
 import pytest
+import torch
 
 from components.contracts.errors import SearchError, StorageError, TrainingStopped
 from components.train.checkpoint import Checkpoints, TrainState
-from tests.unit.train.pupil import EVERY_STEP, Client, FailingLearner
+from tests.unit.train.pupil import EVERY_STEP, Client, FailingLearner, weights
 
 MISMATCH = {"correction": {"max_mismatch_kl": 1e-9}}
 
@@ -84,3 +85,44 @@ def test_saves_that_fail_again_and_again_are_a_note_on_the_error(make_trainer):
     trainer.checkpoints.finish_after(error)
     (note,) = error.__notes__
     assert note.startswith("and the last checkpoint is not complete: storage: 3 checkpoints in a row")
+
+
+def test_best_weights_that_could_not_be_saved_give_way_to_the_next_best(make_trainer, capsys):
+    """The checkpoint kept is then that of another evaluation, and so are the step and the score that are reported."""
+    trainer = make_trainer([0.1, 0.5, 0.9, 0.3], steps=5, dev=EVERY_STEP | {"max_drop": 1.0})
+    storage = trainer.checkpoints._storage
+    trainer.checkpoints = Checkpoints(SlowStorage(storage, refused="step_000002"))
+    state = trainer.run(TrainState())
+    assert "checkpoint step_000002 could not be saved" in capsys.readouterr().out
+    assert (state.best_step, state.best_dev_em) == (1, 0.5)
+    assert trainer.checkpoints.complete() == ["step_000001", "step_000004", "step_000005"]
+    ended_with = weights(trainer.learner.policy)
+    trainer.checkpoints.restore("step_000001", trainer.learner)
+    assert torch.equal(weights(trainer.learner.policy), ended_with)
+
+
+def test_best_weights_of_the_last_step_need_no_checkpoint(make_trainer):
+    trainer = make_trainer([0.1, 0.2, 0.9], steps=2, dev=EVERY_STEP)
+    trainer.checkpoints = Checkpoints(SlowStorage(trainer.checkpoints._storage, refused="step_000002"))
+    state = trainer.run(TrainState())
+    assert (state.best_step, state.best_dev_em) == (2, 0.9)
+    trained = weights(trainer.learner.policy)
+    trainer.checkpoints.restore("step_000001", trainer.learner)
+    assert not torch.equal(weights(trainer.learner.policy), trained)
+
+
+def test_collapse_returns_to_the_best_weights_that_could_be_saved(make_trainer):
+    trainer = make_trainer([0.2, 0.9, 0.3, 0.3, 0.8], steps=4, dev=EVERY_STEP)
+    trainer.checkpoints = Checkpoints(SlowStorage(trainer.checkpoints._storage, refused="step_000001"))
+    state = trainer.run(TrainState())
+    assert state.num_rollbacks == 1
+    assert state.em_curve[-1] == [4, 0.8]
+
+
+def test_what_was_written_of_a_checkpoint_that_failed_is_removed(make_trainer):
+    trainer = make_trainer([0.3])
+    storage = trainer.checkpoints._storage
+    checkpoints = Checkpoints(SlowStorage(storage, refused="step_000007/policy_optimizer"))
+    checkpoints.save(trainer.learner, TrainState(step=7), trainer.metrics_file)
+    checkpoints.finish()
+    assert not [info.key for info in storage.list() if info.key.startswith("step_000007/")]
