@@ -196,6 +196,8 @@ class TrainConfig(StepConfig):
     """Where the passages come from."""
     launch: LaunchConfig = LaunchConfig()
     save_every_steps: int = Field(default=10, ge=1)
+    export_dtype: Literal["float32", "bfloat16"] = "float32"
+    """Precision of the published weights, on every device; checkpoints hold float32 whatever it is."""
     max_search_failure_frac: float = Field(default=0.05, ge=0, le=1)
     """More failed searches than this in a step stop the training with the boundary named."""
     max_skipped_steps: int = Field(default=3, ge=0)

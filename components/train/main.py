@@ -129,7 +129,7 @@ def _train(
         trainer.publish_weights()
         state = trainer.run(state)
     model = scratch / "model"
-    save_model(policy, tokenizer, model)
+    save_model(policy, tokenizer, model, config.export_dtype)
     barrier()
     return _publish(config, context, inputs, trainer, state, model)
 

@@ -4,6 +4,7 @@ A module is sharded layer by layer, so that one layer at a time exists whole. Gr
 the losses are already divided by the global token count.
 """
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -83,13 +84,16 @@ def whole_parameters(module: nn.Module, dtype: torch.dtype | None = None) -> Ite
         yield name, whole(parameter.detach() if dtype is None else parameter.detach().to(dtype))
 
 
-def save_model(model: Any, tokenizer: Any, folder: Path) -> None:
-    """Write the whole model and its tokenizer in the hub's layout, in the precision it was loaded in; a collective."""
-    dtype = DTYPES.get(str(model.config.dtype).removeprefix("torch."), torch.float32)
-    tensors = {name: tensor.cpu() for name, tensor in whole_parameters(model, dtype) if rank() == 0}
+def save_model(model: Any, tokenizer: Any, folder: Path, dtype: str) -> None:
+    """Write the whole model and its tokenizer in the hub's layout, in the precision `dtype`; a collective."""
+    tensors = {name: tensor.cpu() for name, tensor in whole_parameters(model, DTYPES[dtype]) if rank() == 0}
     if rank() == 0:
         model.save_pretrained(folder, state_dict=tensors, safe_serialization=True)
         tokenizer.save_pretrained(folder)
+        # The library names the precision of the model in memory; readers would load the file in that one.
+        file = folder / "config.json"
+        described = json.loads(file.read_text(encoding="utf-8")) | {"dtype": dtype}
+        file.write_text(json.dumps(described, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def whole(tensor: torch.Tensor) -> torch.Tensor:
