@@ -167,7 +167,7 @@ class Learner:
                 value_tokens=max(1.0, float(len(flat))),
             )
             _add(totals, self._update_minibatch(self.rows(experience, chosen), flat, minibatch))
-        return _averages(totals) | gap.metrics()
+        return _averages(totals) | gap.metrics() | self.learning_rates()
 
     def minibatches(self, count: int, step: int) -> list[list[int]]:
         """Return the indices of `count` sequences, shuffled into the minibatches of `step`."""
@@ -213,12 +213,15 @@ class Learner:
             "sum/clip/high_frac": found.clipped_high,
             "sum/kl/step": found.approximate_kl,
             "sum/entropy/mean": found.entropy,
+            "sum/ratio/mean": found.ratio,
             "ratio/max": found.ratio_max,
             "kept_tokens": float(len(chosen)),
         }
         if self.reference is not None and self.critic is None:
             penalty = kl_loss(logprobs_M, targets.reference_logprobs[chosen].to(device))
-            loss = loss + self.config.loss.kl_coefficient * penalty
+            penalty = self.config.loss.kl_coefficient * penalty
+            loss = loss + penalty
+            sums["sum/loss/kl"] = penalty.item()
         if self.config.loss.likelihood_guard_coefficient:
             lost = likelihood_guard(logprobs_M, old_M, advantages_M, minibatch.behaviour.turn_id_M[chosen].to(device))
             loss = loss + self.config.loss.likelihood_guard_coefficient * lost
@@ -260,8 +263,8 @@ class Learner:
             if admitted and not (is_empty and name == "policy"):
                 optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-        return {
-            "sum_updates/grad_norm": norms["policy"],
+        by_module = {f"sum_updates/{under('grad_norm', name)}": norm for name, norm in norms.items()}
+        return by_module | {
             "skipped_updates": float(not admitted),
             "empty_updates": float(is_empty),
         }
@@ -272,6 +275,15 @@ class Learner:
             config = getattr(self.config, f"{name}_optimizer")
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate_at(step, self.config.steps, config) * self.rate_scale
+
+    def learning_rates(self) -> dict[str, float]:
+        """Return the current rate of every optimizer as metrics."""
+        return {under("lr", name): optimizer.param_groups[0]["lr"] for name, optimizer in self.optimizers.items()}
+
+
+def under(metric: str, module: str) -> str:
+    """Return the name of a module's metric; the policy's has no addition."""
+    return metric if module == "policy" else f"{metric}/{module}"
 
 
 def learning_rate_at(step: int, steps: int, config: OptimizerConfig) -> float:

@@ -17,6 +17,7 @@ class PolicyLoss:
     loss: torch.Tensor
     clipped_low: float
     clipped_high: float
+    ratio: float
     ratio_max: float
     approximate_kl: float
     entropy: float
@@ -32,8 +33,8 @@ def policy_loss(
 ) -> PolicyLoss:
     """Return the clipped surrogate (1707.06347) with a second bound for negative advantages (1912.09729).
 
-    `weights_M` (see correction.py) multiply the surrogate of each token. `ratio_max` is the raw ratio before any
-    clipping.
+    `weights_M` (see correction.py) multiply the surrogate of each token. Sum and maximum of the ratios are taken before
+    any clipping.
     """
     log_ratio_M = logprobs_M - old_logprobs_M
     ratio_M = log_ratio_M.exp()
@@ -49,7 +50,7 @@ def policy_loss(
         high = ((ratio_M > 1 + config.clip_high) & (advantages_M > 0)).sum().item()
         k3 = (ratio_M - 1 - log_ratio_M).sum().item()
         peak = ratio_M.max().item() if ratio_M.numel() else 0.0
-        return PolicyLoss(loss, low, high, peak, k3, entropy_M.sum().item())
+        return PolicyLoss(loss, low, high, ratio_M.sum().item(), peak, k3, entropy_M.sum().item())
 
 
 def kl_loss(logprobs_M: torch.Tensor, reference_logprobs_M: torch.Tensor) -> torch.Tensor:

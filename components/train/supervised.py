@@ -52,6 +52,7 @@ def imitate(learner: Learner, demonstrations: Sequence[EpisodeTokens], step: int
         "entropy/mean": entropies / max(1, tokens),
         "grad_norm": float(np.mean(grad_norms)),
         "skipped_updates": skipped,
+        "lr": learner.learning_rates()["lr"],
         "imitation/episodes": float(len(demonstrations)),
         "imitation/tokens": float(tokens),
     }

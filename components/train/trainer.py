@@ -1,7 +1,6 @@
 """The training loop of Search-R1: collect, score, advantages, update, publish weights; one function call each."""
 
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,9 +33,11 @@ from components.train.episode_health import health_metrics, search_metrics
 from components.train.experience import Experience, advantages_and_returns, gather_experience, group_metrics
 from components.train.group_search import CountedSearch
 from components.train.learner import Learner, Targets
+from components.train.plan_memory import num_gpus
 from components.train.prompts import episode_seed, questions_of_step
 from components.train.ranks import rank, sum_over_ranks
 from components.train.rewards import rewards
+from components.train.rollout_metrics import rollout_metrics
 from components.train.rollout_samples import RolloutSamples
 from components.train.sharing import Hand, TaskSharing
 from components.train.stop import StopRequest
@@ -63,9 +64,11 @@ class Trainer:
     rollout_samples: RolloutSamples
     sharing: TaskSharing = field(init=False)
     ahead: BatchAhead = field(init=False)
+    save_s: float = field(init=False)
+    """What the last save kept the training from going on."""
 
     def __post_init__(self) -> None:
-        self.sharing, self.ahead = TaskSharing(self.config), BatchAhead()
+        self.sharing, self.ahead, self.save_s = TaskSharing(self.config), BatchAhead(), 0.0
 
     def run(self, state: TrainState) -> TrainState:
         """Train from `state` to the last step and leave the learner at the best checkpoint of the dev split.
@@ -103,6 +106,7 @@ class Trainer:
             if evaluated:
                 metrics |= self._evaluate(state)
             state.rl_s += time.monotonic() - started_s
+            metrics |= self._progress(state) | {"time/save_s": self.save_s}
             self._log_and_save(state, metrics, save=evaluated or state.step % self.config.save_every_steps == 0)
             self.checkpoints.poll()
             self.announce(state, metrics)
@@ -131,7 +135,7 @@ class Trainer:
         learning |= self._end_ahead(state, clock)
         learning |= self.publish_weights()
         clock.lap("publish")
-        observed = _rollout_metrics(episodes, outcomes, questions)
+        observed = rollout_metrics(episodes, outcomes, questions)
         observed |= health_metrics(episodes, questions, self.config.loop)
         observed |= search_metrics(episodes)
         observed |= sum_over_ranks({"search/retries": float(self.client.stats.retries - retries)})
@@ -146,7 +150,7 @@ class Trainer:
             clock.laps,
             self.learner.policy.config.to_dict(),
             has_critic=self.learner.critic is not None,
-            dtype=self.config.parallel.compute_dtype,
+            config=self.config,
             ahead_s=ahead_s,
         )
         return observed | scoring | learning | clock.laps | throughput
@@ -223,6 +227,7 @@ class Trainer:
         targets = Targets(old_M, values_M, reference_M, *as_tensor, torch.from_numpy(keep_M))
         metrics = {"value/mean": float(values_M.mean()), "advantage/abs_mean": float(np.abs(advantages_M).mean())}
         metrics["mask/frac_policy_tokens"] = experience.num_tokens / sum(len(s.token_ids) for s in experience.sequences)
+        metrics["mask/retrieved_tokens_in_loss"] = float((experience.behaviour.turn_M == 0).sum())
         metrics["group/frac_kept_tokens"] = float(keep_M.mean())
         if self.learner.critic is None:
             metrics |= group_metrics(experience)
@@ -268,8 +273,20 @@ class Trainer:
 
     def _log_and_save(self, state: TrainState, metrics: dict[str, float], *, save: bool) -> None:
         self.tracker.log(state.step, metrics)
+        started_s = time.monotonic()
         if save:
             self.checkpoints.save(self.learner, state, self.metrics_file)
+        self.save_s = time.monotonic() - started_s
+
+    def _progress(self, state: TrainState) -> dict[str, float]:
+        asked = state.step * self.config.questions_per_step
+        questions = sum(len(self.train_questions.get(name, ())) for name in self.config.set_shares)
+        return {
+            "progress/samples_seen": float(asked * self.config.episodes_per_question),
+            "progress/epoch": asked / questions,
+            "progress/training_s": state.rl_s,
+            "progress/gpu_hours": state.rl_s * num_gpus(self.config) / 3600,
+        }
 
     def usable(self, episodes: list[Episode], questions: list[Question], outcomes: list[float]) -> Experience:
         """Return the experience without episodes whose search failed.
@@ -342,27 +359,3 @@ class Clock:
         now_s = time.monotonic()
         self.laps[f"time/{name}_s"] = now_s - self._last_s
         self._last_s = now_s
-
-
-def _rollout_metrics(
-    episodes: Sequence[Episode], outcomes: Sequence[float], questions: Sequence[Question]
-) -> dict[str, float]:
-    searches = np.array([episode.num_searches for episode in episodes])
-    tokens = np.array([episode.num_model_tokens for episode in episodes])
-    reward = np.array(outcomes)
-    metrics = {
-        "reward/mean": float(reward.mean()),
-        "rollout/num_searches/mean": float(searches.mean()),
-        "rollout/frac_no_search": float((searches == 0).mean()),
-        "rollout/frac_correct_without_search": float(((searches == 0) & (reward > 0)).mean()),
-        "response/tokens/mean": float(tokens.mean()),
-        "context/tokens/max": float(max(len(episode.token_ids) for episode in episodes)),
-        "valid_action_frac": float(np.mean([episode.valid_action_frac for episode in episodes])),
-    }
-    for kind in sorted({question.kind for question in questions}):
-        chosen = np.array([question.kind == kind for question in questions])
-        metrics[f"reward/mean/{kind}"] = float(reward[chosen].mean())
-        metrics[f"rollout/num_searches/mean/{kind}"] = float(searches[chosen].mean())
-    for reason, count in Counter(episode.stop_reason for episode in episodes).items():
-        metrics[f"stop/{reason}"] = count / len(episodes)
-    return metrics
