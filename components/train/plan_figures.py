@@ -7,7 +7,15 @@ from components.contracts.errors import ConfigError
 from components.train.combinations import check_combinations, check_heads
 from components.train.config import TrainConfig
 from components.train.cost import ModelShape
-from components.train.plan_memory import GIB, MemoryPart, host_bytes, memory_parts, num_gpus, peak_bytes
+from components.train.plan_memory import (
+    GIB,
+    MemoryPart,
+    checkpoint_bytes,
+    host_bytes,
+    memory_parts,
+    num_gpus,
+    peak_bytes,
+)
 from components.train.plan_time import (
     Assumptions,
     EpisodeLength,
@@ -48,8 +56,13 @@ class Plan:
 
     @property
     def host_bytes_per_node(self) -> float:
-        """Bytes of a machine's memory that offloaded parts take."""
+        """Bytes of a machine's memory that offloaded parts and a checkpoint being written take."""
         return host_bytes(self.parts) * self.config.parallel.gpus_per_node
+
+    @property
+    def checkpoint_bytes(self) -> float:
+        """Bytes of one checkpoint in the storage."""
+        return checkpoint_bytes(self.config, self.shape)
 
     @property
     def num_episodes(self) -> int:
@@ -87,6 +100,7 @@ class Plan:
                 for part in self.parts
             },
             "peak_gib": round(self.peak_bytes / GIB, 3),
+            "checkpoint_gib": round(self.checkpoint_bytes / GIB, 3),
             "host_gib_per_node": round(self.host_bytes_per_node / GIB, 3),
             "episodes_per_step": self.num_episodes,
             "tokens_per_episode": {"expected": self.expected.tokens, "longest": self.longest.tokens},

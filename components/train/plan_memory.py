@@ -23,6 +23,8 @@ SAMPLING_BYTES_PER_LOGIT = 20
 """Logits, their float32 copy, log-probabilities and cumulative probabilities in float64."""
 ACTIVATIONS_FACTOR = 1.2
 """Activations of a measured update over those that autograd is known to keep (benchmarks/results/gpu.json)."""
+CHECKPOINT_BYTES_PER_PARAMETER = 3 * FLOAT32_BYTES
+"""Weight and two moments."""
 OPTIMIZER_COPIES = 3
 """Copies of a module's shard that exist during its optimizer's step: measured there, the cause is not known."""
 VLLM_GRAPHS_BYTES = GIB
@@ -67,6 +69,11 @@ def trained_modules(config: TrainConfig, shape: ModelShape) -> dict[str, int]:
     return {"policy": shape.num_parameters} | critic
 
 
+def checkpoint_bytes(config: TrainConfig, shape: ModelShape) -> int:
+    """Return the size of a checkpoint, the files of all ranks together."""
+    return CHECKPOINT_BYTES_PER_PARAMETER * sum(trained_modules(config, shape).values())
+
+
 def memory_parts(config: TrainConfig, shape: ModelShape, gpu_bytes: float) -> list[MemoryPart]:
     """Return what each GPU of `gpu_bytes` (or, offloaded, its share of the host) holds at most."""
     parts = _sharded_parts(config, shape)
@@ -85,7 +92,7 @@ def peak_bytes(parts: Sequence[MemoryPart]) -> float:
 
 
 def host_bytes(parts: Sequence[MemoryPart]) -> float:
-    """Return the bytes of the host that one GPU's share of the training takes."""
+    """Return the bytes of the host that one GPU's share of the training takes; libraries and buffers come on top."""
     return sum(part.num_bytes for part in parts if part.on_host)
 
 
@@ -103,6 +110,8 @@ def _sharded_parts(config: TrainConfig, shape: ModelShape) -> list[MemoryPart]:
     copies_bytes = OPTIMIZER_COPIES * FLOAT32_BYTES * largest / shards
     if not offloaded:
         parts.append(MemoryPart("working copies of an optimizer", copies_bytes, "optimizers"))
+    # Saving copies the shards to the host and writes them beside the training.
+    parts.append(MemoryPart("checkpoint on its way to storage", checkpoint_bytes(config, shape) / shards, on_host=True))
     if config.loss.kl_coefficient:
         # Nothing is ever added to it: it is kept in the precision it computes in.
         reference_bytes = bytes_per_number(config) * shape.num_parameters / shards

@@ -37,8 +37,11 @@ def _memory(plan: Plan) -> str:
     rows.append(
         ["peak", f"{plan.peak_bytes / GIB:.1f}", f"fits, {left:.1f} left" if left >= 0 else f"{-left:.1f} too much"]
     )
-    if plan.host_bytes_per_node:
-        rows.append(["host memory per node", f"{plan.host_bytes_per_node / GIB:.0f}", "it has to have that"])
+    launch = plan.config.launch
+    given = f"a pod gets {launch.memory} (train.launch.memory)"
+    limit = given if launch.backend == "trainjob" else "it has to have that"
+    rows.append(["host memory per node", f"{plan.host_bytes_per_node / GIB:.0f}", limit])
+    rows.append(["checkpoint", f"{plan.checkpoint_bytes / GIB:.0f}", "in storage, at most 4 of them at a time"])
     return _table(rows)
 
 

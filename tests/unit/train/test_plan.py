@@ -21,6 +21,7 @@ from components.train.plan_figures import make_plan
 from components.train.plan_memory import GIB, memory_parts
 from components.train.plan_remedies import refusal, remedies
 from components.train.plan_time import GPUS, Assumptions
+from components.train.shards import shards_of
 from pipeline.cli import main
 
 QWEN_3B = KNOWN_SHAPES["Qwen/Qwen2.5-3B"]
@@ -125,7 +126,10 @@ def test_peak_leaves_out_the_smaller_phase_and_what_lies_on_the_host():
     config = TrainConfig(parallel={"gpus_per_node": 1, "cpu_offload": True, "compute_dtype": "bfloat16"})
     plan = make_plan(config, QWEN_3B, GPUS["h100"], Assumptions(prompt_tokens=20))
     on_host = sum(part.num_bytes for part in plan.parts if part.on_host)
-    assert on_host == 4 * 4 * (QWEN_3B.num_parameters + QWEN_3B.critic_parameters) + 2 * QWEN_3B.num_parameters
+    trained = QWEN_3B.num_parameters + QWEN_3B.critic_parameters
+    # Weights, gradients and two moments, and of all but the gradients a copy while a checkpoint is written.
+    assert on_host == (4 + 3) * 4 * trained + 2 * QWEN_3B.num_parameters
+    assert plan.checkpoint_bytes == 3 * 4 * trained
     assert plan.host_bytes_per_node == on_host
     sums = {
         when: sum(p.num_bytes for p in plan.parts if p.when == when and not p.on_host)
@@ -177,6 +181,17 @@ def test_engine_over_two_gpus_reads_its_weights_once_for_twice_the_sequences():
 def test_two_gpus_share_the_cached_heads_and_four_have_no_more_than_two_to_share():
     smallest = [vllm_parts(gpu_memory_frac=0.01, tensor_parallel=n)["vllm engine: cache"].num_bytes for n in (1, 2, 4)]
     assert smallest[0] == 2 * smallest[1] == 2 * smallest[2]
+
+
+def test_a_checkpoint_is_planned_as_large_as_it_is(policy, make_learner, tmp_path):
+    learner = make_learner(algorithm="ppo")
+    for name, module in learner.modules().items():
+        for parameter in module.parameters():
+            parameter.grad = torch.ones_like(parameter)
+        learner.optimizers[name].step()
+    held = sum(t.nbytes for part in shards_of(learner).values() for t in part.values() if t.ndim)
+    shape = ModelShape.from_hf_config(policy.config.to_dict())
+    assert plan_memory.checkpoint_bytes(learner.config, shape) == held
 
 
 @pytest.mark.parametrize("ahead", [0, 1])
