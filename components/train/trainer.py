@@ -284,7 +284,7 @@ class Trainer:
         return {
             "progress/samples_seen": float(asked * self.config.episodes_per_question),
             "progress/epoch": asked / questions,
-            "progress/training_s": state.rl_s,
+            "time/training_s": state.rl_s,
             "progress/gpu_hours": state.rl_s * num_gpus(self.config) / 3600,
         }
 

@@ -12,7 +12,7 @@ from pipeline.cli import _parser, main
 from pipeline.cluster import Cluster
 
 ROOT = Path(__file__).resolve().parents[2]
-DOCUMENTS = ["README.md", "docs/cluster-commands.md", "docs/guides/kubernetes.md"]
+DOCUMENTS = ["README.md", "docs/cluster-commands.md", "docs/guides/kubernetes.md", "docs/guides/presets.md"]
 TEXT = (ROOT / "docs/cluster-commands.md").read_text()
 SPEC = {"root": {"inputDefinitions": {"parameters": {"p01_preset": {}}}, "dag": {"tasks": {"train": {}}}}}
 
