@@ -156,7 +156,7 @@ def inspect_data_parser(commands: Any) -> argparse.ArgumentParser:
 def plan_parser(commands: Any) -> argparse.ArgumentParser:
     """Add and return the parser of `plan`."""
     plan = commands.add_parser("plan", help="tell whether a training fits its GPUs, and what it will take")
-    plan.add_argument("preset", help="name of a preset, or a .toml file")
+    plan.add_argument("preset", help="a .toml file, or MODEL-ALGORITHM-MACHINE as listed in docs/guides/presets.md")
     plan.add_argument("--gpu", default="h100", help="h100, h200, a100-80, ... (%(default)s)")
     plan.add_argument("--gpu-memory-gib", type=float, help="memory of a GPU, instead of the data sheet's")
     plan.add_argument("--tflops", type=float, help="peak of matrix products, instead of the data sheet's")

@@ -27,17 +27,20 @@ class Task:
     """What makes this task another one than that; its own table in a preset may still say otherwise."""
 
 
+def _baseline(**changes: Any) -> Task:
+    # Checkpoints of the trained model are none of its baselines.
+    return Task("train", TrainConfig, "train", {"continue_from": ""} | changes)
+
+
 TASKS: dict[str, Task] = {
     "corpus": Task("corpus", CorpusConfig),
     "index": Task("index", IndexConfig),
     "questions": Task("questions", QuestionsConfig),
     "base_model": Task("base_model", BaseModelConfig),
     "train": Task("train", TrainConfig),
-    "train_rl_no_search": Task("train", TrainConfig, "train", {"loop": {"search_enabled": False}}),
-    "train_sft": Task("train", TrainConfig, "train", {"algorithm": "sft", "loop": {"search_enabled": False}}),
-    "train_rejection_sampling": Task(
-        "train", TrainConfig, "train", {"algorithm": "rejection_sampling", "episodes_per_question": 5}
-    ),
+    "train_rl_no_search": _baseline(loop={"search_enabled": False}),
+    "train_sft": _baseline(algorithm="sft", loop={"search_enabled": False}),
+    "train_rejection_sampling": _baseline(algorithm="rejection_sampling", episodes_per_question=5),
     "evaluate": Task("evaluate", EvaluateConfig),
     "register": Task("register", RegisterConfig),
     "summary": Task("summary", SummaryConfig),

@@ -26,7 +26,7 @@ from safetensors.torch import save_file
 from components.contracts.episode import Episode
 from components.contracts.errors import ManifestError, SearchError, StoppedBySignal, StorageError, TrainingStopped
 from components.storage import Storage
-from components.train.checkpoint_names import COMPLETE, checkpoint_name, complete_checkpoints
+from components.train.checkpoint_names import COMPLETE, best_first, checkpoint_name, complete_checkpoints
 from components.train.learner import Learner
 from components.train.ranks import barrier, rank, sum_over_ranks, world_size
 from components.train.shards import load_shards, shards_of
@@ -116,8 +116,8 @@ class Checkpoints:
         texts = {"state.json": json.dumps(_STATE.dump_python(state)).encode()} if rank() == 0 else {}
         if metrics_file.exists():
             texts[metrics_file.name] = metrics_file.read_bytes()
-        name = checkpoint_name(state.step)
-        self._snapshot = _Snapshot(name, shards_of(learner), texts if rank() == 0 else {}, _best_first(state))
+        name, ranking = checkpoint_name(state.step), best_first(state.best_step, state.em_curve)
+        self._snapshot = _Snapshot(name, shards_of(learner), texts if rank() == 0 else {}, ranking)
         if rank() == 0:
             # A return to the best weights writes the newest checkpoint again: half of each must not look complete.
             self._storage.delete(f"{name}/{COMPLETE}")
@@ -198,7 +198,7 @@ class Checkpoints:
         """Load checkpoint `name` into `learner` and return its state.
 
         Raises:
-            ManifestError: files of some ranks are missing.
+            ManifestError: files of some ranks are missing, or they are those of another model or algorithm.
         """
         self.finish()
         with tempfile.TemporaryDirectory() as scratch:
@@ -258,11 +258,6 @@ class Checkpoints:
                 # The marker goes first: a half-deleted checkpoint must not look complete.
                 self._storage.delete(f"{name}/{COMPLETE}")
                 self._storage.delete_prefix(f"{name}/")
-
-
-def _best_first(state: TrainState) -> list[str]:
-    by_em = sorted(((em, step) for step, em in state.em_curve), reverse=True)
-    return [checkpoint_name(state.best_step), *(checkpoint_name(int(step)) for _, step in by_em)]
 
 
 def _anywhere(error: Exception | None) -> bool:

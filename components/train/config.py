@@ -196,6 +196,9 @@ class TrainConfig(StepConfig):
     """Where the passages come from."""
     launch: LaunchConfig = LaunchConfig()
     save_every_steps: int = Field(default=10, ge=1)
+    continue_from: str = Field(default="", pattern=r"^((file|s3)://.+)?$")
+    """Where to go on from while there is no checkpoint of its own: the folder of another one's, as it printed it. For
+    a training that was stopped and shall go on with other ranks, rows or rates; counters and curve go on too."""
     export_dtype: Literal["float32", "bfloat16"] = "float32"
     """Precision of the published weights, on every device; checkpoints hold float32 whatever it is."""
     max_search_failure_frac: float = Field(default=0.05, ge=0, le=1)

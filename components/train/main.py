@@ -22,8 +22,10 @@ from components.storage import Storage, fetch, open_storage, publish
 from components.storage.failures import TaskFailures
 from components.tracking import RUN_FILE, Tracker, open_tracker, silent_tracker
 from components.train.checkpoint import Checkpoints, TrainState
+from components.train.checkpoint_names import complete_checkpoints
 from components.train.combinations import check_combinations, check_heads
 from components.train.config import TrainConfig
+from components.train.continued import take_over
 from components.train.group_search import group_search
 from components.train.launch import check_gpus, launch, launched
 from components.train.learner import Learner
@@ -51,7 +53,7 @@ def run(
     Raises:
         ConfigError: settings contradict each other (combinations.py) or the model, torchrun started another number of
             ranks than configured, or the backend cannot start them, or the retriever cannot be the one of all nodes or
-            serves another index.
+            serves another index, or there is nothing to continue from.
         QuestionError: there are no dev questions.
         SearchError: too many searches failed.
         TrainingStopped: one of the stability rules ended the training, or there was nothing to imitate.
@@ -103,6 +105,11 @@ def _train(
     folder = Path(work_uri.removeprefix("file://")) if on_disk else scratch / "run"
     folder.mkdir(parents=True, exist_ok=True)
     metrics_file = folder / METRICS_NAME
+    if rank() == 0:
+        print(f"checkpoints: {storage.uri()}", flush=True)
+        if config.continue_from and not complete_checkpoints(storage):
+            take_over(storage, config.continue_from)
+    barrier()
     state = _resume(checkpoints, learner, metrics_file)
     with (
         group_search(config, partial(_open_search, config, inputs["index"])) as client,

@@ -11,6 +11,7 @@ import torch
 from safetensors import safe_open
 from torch.distributed.tensor import DTensor
 
+from components.contracts.errors import ManifestError
 from components.train.learner import Learner
 from components.train.ranks import rank, world_size
 
@@ -27,14 +28,24 @@ def shards_of(learner: Learner) -> dict[str, dict[str, torch.Tensor]]:
 
 
 def load_shards(learner: Learner, files_of: dict[str, Sequence[Path]]) -> None:
-    """Load part -> files of all ranks, in rank order (the own one is enough where there were as many ranks as now)."""
+    """Load part -> files of all ranks, in rank order (the own one is enough where there were as many ranks as now).
+
+    Raises:
+        ManifestError: a part is missing, or a weight has another shape.
+    """
+    if missing := (learner.modules().keys() | {f"{name}_optimizer" for name in learner.optimizers}) - files_of.keys():
+        raise ManifestError(f"The checkpoint is of another algorithm: it has no {', '.join(sorted(missing))}")
     with torch.no_grad():
         for name, module in learner.modules().items():
             reader = ShardReader(files_of[name])
             for key, tensor in module.state_dict().items():
                 # The second name of a shared tensor is not stored: it comes with the first.
                 if key in reader.names:
-                    _local(tensor).copy_(reader.rows_like(tensor, key))
+                    own, rows = _local(tensor), reader.rows_like(tensor, key)
+                    if own.shape != rows.shape:
+                        shapes = f"{tuple(rows.shape)}, not {tuple(own.shape)}"
+                        raise ManifestError(f"The checkpoint is of another model: its {key} is {shapes}")
+                    own.copy_(rows)
     for name, optimizer in learner.optimizers.items():
         _load_moments(optimizer, ShardReader(files_of[f"{name}_optimizer"]))
 

@@ -159,6 +159,17 @@ def test_run_killed_after_its_last_step_publishes_the_same(both, inputs):
     assert [record["step"] for record in read_metrics(fetch(again) / "metrics.jsonl")] == list(range(STEPS + 1))
 
 
+def test_training_with_other_rows_goes_on_from_a_stopped_one(both, inputs, tmp_path, capfd):
+    whole, undisturbed, _, _ = both
+    (stopped,) = (whole / "work" / "train").iterdir()
+    changed = {"row_tokens": 96, "steps": STEPS + 2, "continue_from": stopped.as_uri()}
+    longer = train(tmp_path / "runs", inputs, SETTINGS | changed)
+    assert f"continuing from step_{STEPS:06d} of {stopped.as_uri()}" in capfd.readouterr().out
+    assert longer.metadata["em_curve"][: STEPS // 2 + 1] == undisturbed.metadata["em_curve"]
+    records = read_metrics(fetch(longer) / "metrics.jsonl")
+    assert [record["step"] for record in records] == list(range(STEPS + 3))
+
+
 @pytest.mark.parametrize("changed", [{"seed": 6}, {"loss": {"clip_low": 0.1}}])
 def test_another_config_never_resumes_from_these_checkpoints(changed, inputs, tmp_path):
     manifests = {name: Manifest.read(path) for name, path in inputs.items()}

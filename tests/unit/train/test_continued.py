@@ -1,0 +1,80 @@
+"""A training with other settings goes on from what a stopped one saved."""
+
+import json
+
+import pytest
+import torch
+
+from components.contracts.errors import ConfigError, ManifestError
+from components.resolve.config import ResolveConfig
+from components.resolve.settings import resolve_settings
+from components.resolve.tasks import TASKS
+from components.storage import open_storage
+from components.train.checkpoint import Checkpoints, TrainState
+from components.train.continued import take_over
+from tests.unit.train.pupil import EVERY_STEP, weights
+
+
+def test_newest_and_best_checkpoint_come_along_and_training_goes_on(make_trainer, tmp_path, s3_root):
+    stopped = make_trainer([0.1, 0.9, 0.5, 0.4, 0.4], steps=4, dev=EVERY_STEP | {"max_drop": 1.0}, folder="stopped")
+    stopped.run(TrainState())
+    ours = open_storage(f"{s3_root}/work/train/next")
+    take_over(ours, f"file://{tmp_path}/stopped")
+    checkpoints = Checkpoints(ours)
+    assert checkpoints.complete() == ["step_000001", "step_000004"]
+    longer = make_trainer([0.3], steps=6, row_tokens=64, dev=EVERY_STEP | {"max_drop": 1.0}, folder="longer")
+    longer.checkpoints = checkpoints
+    state = checkpoints.restore("step_000004", longer.learner)
+    stopped.checkpoints.restore("step_000004", stopped.learner)
+    assert torch.equal(weights(longer.learner.policy), weights(stopped.learner.policy))
+    state = longer.run(state)
+    assert (state.step, state.best_step, len(state.em_curve)) == (6, 1, 7)
+    stopped.checkpoints.restore("step_000001", stopped.learner)
+    assert torch.equal(weights(longer.learner.policy), weights(stopped.learner.policy))
+
+
+def test_nothing_to_continue_from_is_said_with_the_remedy(tmp_path):
+    with pytest.raises(ConfigError, match="holds no complete checkpoint") as raised:
+        take_over(open_storage(f"file://{tmp_path}/ours"), f"file://{tmp_path}/nobody")
+    assert "the address that training printed" in str(raised.value)
+
+
+def test_copy_that_broke_off_is_no_checkpoint(make_trainer, tmp_path):
+    make_trainer([0.3], steps=2, folder="stopped").run(TrainState())
+    ours = open_storage(f"file://{tmp_path}/ours")
+
+    class Full:
+        def __getattr__(self, name):
+            return getattr(ours, name)
+
+        def take_file(self, local, key):
+            if "critic_optimizer" in key:
+                raise OSError(28, "No space left on device")
+            ours.take_file(local, key)
+
+    with pytest.raises(OSError, match="No space left"):
+        take_over(Full(), f"file://{tmp_path}/stopped")
+    assert Checkpoints(ours).complete() == []
+
+
+@pytest.mark.parametrize("other", [{"algorithm": "grpo", "episodes_per_question": 2}, {"model": "wider"}], ids=str)
+def test_checkpoint_of_another_training_is_refused(make_trainer, make_learner, tmp_path, other):
+    trainer = make_trainer([0.3], steps=1, folder="stopped")
+    trainer.run(TrainState())
+    if other.pop("model", None):
+        learner = make_learner()  # a vocabulary of 23, not of 128
+    else:
+        saved = make_trainer([0.3], steps=1, folder="grpo", **other)
+        saved.run(TrainState())
+        trainer, learner = saved, make_trainer([0.3], folder="ppo").learner
+    with pytest.raises(ManifestError, match=r"The checkpoint is of another (model|algorithm)"):
+        trainer.checkpoints.restore("step_000001", learner)
+
+
+def test_baselines_never_continue_from_the_trained_model():
+    given = "s3://bucket/runs/work/train/0123456789abcdef"
+    config = ResolveConfig(storage_root="s3://bucket/runs", overrides=f"train.continue_from={given}")
+    configs = {name: json.loads(text)["config"] for name, text in resolve_settings(config, TASKS).items()}
+    found = {name: values["continue_from"] for name, values in configs.items() if "continue_from" in values}
+    baselines = ("train_rl_no_search", "train_sft", "train_rejection_sampling")
+    assert found == {"train": given} | dict.fromkeys(baselines, "")
