@@ -4,7 +4,7 @@ Legend: M trained tokens of a step in flat order.
 """
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -142,8 +142,13 @@ class Learner:
         """Whether the step's only update finds the policy that is to be the old one: no forward pass is needed."""
         return self._is_decoupled and self.config.minibatches == 1
 
-    def update(self, experience: Experience, targets: Targets, step: int) -> dict[str, float]:
+    def update(
+        self, experience: Experience, targets: Targets, step: int, before_pass: Callable[[], None] = lambda: None
+    ) -> dict[str, float]:
         """Make the optimizer updates of `step` and return metrics averaged over trained tokens.
+
+        `before_pass` is called before every pass of the first update, on all ranks; it may end the training by an
+        error, since weights, moments and counters are still those of the step before.
 
         Raises:
             TrainingStopped: more than `max_skipped_steps` updates in a row were not fit to be applied.
@@ -166,7 +171,8 @@ class Learner:
                 policy_tokens=max(1.0, float(targets.keep[flat].sum())),
                 value_tokens=max(1.0, float(len(flat))),
             )
-            _add(totals, self._update_minibatch(self.rows(experience, chosen), flat, minibatch))
+            may_end = before_pass if number == 0 else lambda: None
+            _add(totals, self._update_minibatch(self.rows(experience, chosen), flat, minibatch, may_end))
         return _averages(totals) | gap.metrics() | self.learning_rates()
 
     def minibatches(self, count: int, step: int) -> list[list[int]]:
@@ -177,11 +183,12 @@ class Learner:
         return [sorted(order[begin : begin + size]) for begin in range(0, count, size)]
 
     def _update_minibatch(
-        self, batches: list[PackedRows], flat: torch.Tensor, minibatch: _Minibatch
+        self, batches: list[PackedRows], flat: torch.Tensor, minibatch: _Minibatch, before_pass: Callable[[], None]
     ) -> dict[str, float]:
         """Accumulate gradients over micro-batches; the global token count makes their split irrelevant."""
         totals: dict[str, float] = {}
         for rows in batches:
+            before_pass()
             _add(totals, self._backward(rows, flat[rows.order_M.cpu()], minibatch))
         totals = _over_ranks(totals)
         finite = bool(np.isfinite(totals["sum/loss/policy"]))

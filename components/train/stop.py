@@ -10,7 +10,8 @@ from components.train.ranks import max_over_ranks
 class StopRequest:
     """Notes SIGTERM while it is held, instead of dying of it in the middle of an update.
 
-    Safe points are the end of a rollout and the end of a step: weights, moments and counters belong together there.
+    Safe points are those where weights, moments and counters belong together: the end of a rollout, every pass before
+    the first optimizer step, and the end of a step.
     """
 
     def __init__(self) -> None:

@@ -130,7 +130,7 @@ class Trainer:
         targets, scoring = self.advantages(experience)
         self.rollout_samples.keep(state.step + 1, experience, targets.advantages.numpy())
         clock.lap("score")
-        learning = self.learner.update(experience, targets, state.step)
+        learning = self.learner.update(experience, targets, state.step, lambda: self._heed_stop(state))
         clock.lap("update")
         learning |= self._end_ahead(state, clock)
         learning |= self.publish_weights()

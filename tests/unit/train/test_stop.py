@@ -12,7 +12,7 @@ from components.train.checkpoint import TrainState
 from tests.unit.train.pupil import Client, weights
 
 
-@pytest.mark.parametrize("when", ["in a rollout", "between steps"])
+@pytest.mark.parametrize("when", ["in a rollout", "in an update", "between steps"])
 def test_sigterm_ends_the_run_with_a_checkpoint_and_resuming_gives_the_same_bits(make_trainer, when):
     whole = make_trainer([0.3], steps=4, save_every_steps=50, dev={"every_steps": 50}, folder="whole")
     whole.run(TrainState())
@@ -21,6 +21,8 @@ def test_sigterm_ends_the_run_with_a_checkpoint_and_resuming_gives_the_same_bits
     )
     if when == "between steps":
         killed.announce = lambda state, metrics: state.step == 2 and os.kill(os.getpid(), signal.SIGTERM)
+    elif when == "in an update":
+        killed.learner.scorer.register_forward_hook(KillingHook(killed, at_step=2))
     else:
         killed.client = KillingClient(at_query=15)
     with killed.stop, pytest.raises(StoppedBySignal, match="after step 2") as caught:
@@ -42,3 +44,14 @@ class KillingClient(Client):
         if sum(int(asked) >= 100 for asked in self.queries) == self.at_query:
             os.kill(os.getpid(), signal.SIGTERM)
         return super().submit(query)
+
+
+class KillingHook:
+    """Sends this process SIGTERM after the first pass of the update of a step."""
+
+    def __init__(self, trainer, at_step: int) -> None:
+        self.trainer, self.at_step = trainer, at_step
+
+    def __call__(self, scorer, inputs, output) -> None:
+        if len(self.trainer.tracker.lines) == self.at_step + 1 and torch.is_grad_enabled():
+            os.kill(os.getpid(), signal.SIGTERM)
