@@ -16,6 +16,7 @@ import tempfile
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -120,8 +121,7 @@ class Checkpoints:
         self._snapshot = _Snapshot(name, shards_of(learner), texts if rank() == 0 else {}, ranking)
         if rank() == 0:
             # A return to the best weights writes the newest checkpoint again: half of each must not look complete.
-            self._storage.delete(f"{name}/{COMPLETE}")
-            self._storage.delete_prefix(f"{name}/")
+            self._remove(name)
         barrier()
         self._writer = threading.Thread(target=self._write, args=(self._snapshot,), name=f"save {name}")
         self._writer.start()
@@ -150,7 +150,7 @@ class Checkpoints:
         self._failed_in_a_row += 1
         if rank() == 0:
             # What was written of it takes room that the next one may need.
-            self._try(lambda: self._storage.delete_prefix(f"{snapshot.name}/"))
+            self._try(lambda: self._remove(snapshot.name))
         reason = error or "another rank could not write"
         if rank() == 0:
             print(f"checkpoint {snapshot.name} could not be saved ({reason}); the last one stays", flush=True)
@@ -251,13 +251,20 @@ class Checkpoints:
 
     def _commit(self, snapshot: _Snapshot) -> None:
         self._storage.put_bytes(b"", f"{snapshot.name}/{COMPLETE}")
+        if error := self._try(partial(self._prune, snapshot.best_first)):
+            print(f"older checkpoints could not be removed ({error})", flush=True)
+
+    def _prune(self, best_first: list[str]) -> None:
         complete = complete_checkpoints(self._storage)
-        best = next((name for name in snapshot.best_first if name in complete), "")
+        best = next((name for name in best_first if name in complete), "")
         for name in complete[:-2]:
             if name != best:
-                # The marker goes first: a half-deleted checkpoint must not look complete.
-                self._storage.delete(f"{name}/{COMPLETE}")
-                self._storage.delete_prefix(f"{name}/")
+                self._remove(name)
+
+    def _remove(self, name: str) -> None:
+        # The marker goes first: a half-deleted checkpoint must not look complete.
+        self._storage.delete(f"{name}/{COMPLETE}")
+        self._storage.delete_prefix(f"{name}/")
 
 
 def _anywhere(error: Exception | None) -> bool:

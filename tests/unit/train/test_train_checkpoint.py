@@ -1,6 +1,7 @@
 """A resumed run must find exactly what was saved, and never what was saved halfway."""
 
 import random
+import resource
 
 import pytest
 import torch
@@ -134,6 +135,28 @@ def test_checkpoint_that_could_not_be_written_whole_does_not_exist(
     assert "step_000002 could not be saved (storage: disk full)" in capsys.readouterr().out
 
 
+def test_a_disk_that_takes_no_more_leaves_the_previous_checkpoint(
+    storage, checkpoints, metrics_file, make_learner, capsys
+):
+    """The system itself refuses, in the middle of a file."""
+    learner = make_learner()
+    checkpoints.save(learner, TrainState(step=1), metrics_file)
+    checkpoints.finish()
+    before, other = bits(learner), make_learner(1)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8192, limits[1]))
+    try:
+        checkpoints.save(other, TrainState(step=2), metrics_file)
+        checkpoints.finish()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert "checkpoint step_000002 could not be saved" in capsys.readouterr().out
+    assert checkpoints.complete() == ["step_000001"]
+    assert not [info.key for info in storage.list() if info.key.startswith("step_000002/")]
+    checkpoints.restore("step_000001", other)
+    assert all(torch.equal(a, b) for a, b in zip(bits(other), before, strict=True))
+
+
 def test_checkpoint_that_failed_while_it_was_overwritten_does_not_exist(
     storage, checkpoints, metrics_file, make_learner
 ):
@@ -186,6 +209,24 @@ def test_pruning_keeps_the_newest_two_and_the_best(storage, checkpoints, metrics
         checkpoints.save(learner, TrainState(step=step, best_step=min(step, 2)), metrics_file)
     assert checkpoints.complete() == ["step_000002", "step_000004", "step_000005"]
     assert {info.key.split("/")[0] for info in storage.list()} == {"step_000002", "step_000004", "step_000005"}
+
+
+def test_old_checkpoint_that_cannot_be_removed_spoils_no_new_one(storage, metrics_file, make_learner, capsys):
+    class NothingGoes:
+        def __getattr__(self, name):
+            return getattr(storage, name)
+
+        def delete_prefix(self, prefix):
+            if storage.list(prefix):
+                raise StorageError("access denied")
+
+    checkpoints, learner = Checkpoints(NothingGoes()), make_learner()
+    for step in range(5):
+        checkpoints.save(learner, TrainState(step=step), metrics_file)
+    assert checkpoints.complete()[-2:] == ["step_000003", "step_000004"]
+    told = capsys.readouterr().out
+    assert "older checkpoints could not be removed (storage: access denied)" in told
+    assert "could not be saved" not in told
 
 
 def test_a_bucket_serves_as_well_as_a_disk(s3_root, metrics_file, make_learner):
