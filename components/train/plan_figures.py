@@ -15,6 +15,7 @@ from components.train.plan_memory import (
     memory_parts,
     num_gpus,
     peak_bytes,
+    quantity_bytes,
 )
 from components.train.plan_time import (
     Assumptions,
@@ -50,9 +51,20 @@ class Plan:
         return peak_bytes(self.parts)
 
     @property
-    def fits(self) -> bool:
+    def fits_gpu(self) -> bool:
         """Whether a GPU has that much memory."""
         return self.peak_bytes <= self.gpu.memory_gib * GIB
+
+    @property
+    def fits_pod(self) -> bool:
+        """Whether a pod of a TrainJob gets the machine's memory it takes; of other machines nothing is known."""
+        launch = self.config.launch
+        return launch.backend != "trainjob" or self.host_bytes_per_node <= quantity_bytes(launch.memory)
+
+    @property
+    def fits(self) -> bool:
+        """Whether the training has the memory it takes, as far as that is known."""
+        return self.fits_gpu and self.fits_pod
 
     @property
     def host_bytes_per_node(self) -> float:

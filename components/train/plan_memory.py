@@ -4,6 +4,7 @@ Policy, critic and reference are cut into equal shards over all GPUs (FSDP2); ev
 vLLM's tensor parallelism, has an engine of its own.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -33,6 +34,10 @@ CONTEXT_BYTES = 1.5 * GIB
 """CUDA context, matrix library workspaces, communication buffers."""
 FRAGMENTATION_FRAC = 0.05
 """Memory the allocator cannot use, as a share of what is used."""
+
+_UNITS = {"": 1, "m": 1e-3, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12} | {
+    f"{letter}i": 2 ** (10 * power) for power, letter in enumerate("KMGT", start=1)
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +99,12 @@ def peak_bytes(parts: Sequence[MemoryPart]) -> float:
 def host_bytes(parts: Sequence[MemoryPart]) -> float:
     """Return the bytes of the host that one GPU's share of the training takes; libraries and buffers come on top."""
     return sum(part.num_bytes for part in parts if part.on_host)
+
+
+def quantity_bytes(quantity: str) -> float:
+    """Return the bytes of an amount of memory as Kubernetes writes it."""
+    number, unit = re.fullmatch(r"([0-9.]+)(.*)", quantity).groups()
+    return float(number) * _UNITS[unit]
 
 
 def _sharded_parts(config: TrainConfig, shape: ModelShape) -> list[MemoryPart]:

@@ -12,6 +12,8 @@ from components.train.plan_memory import GIB
 from components.train.plan_time import GPUS
 
 MAX_REMEDIES = 6
+ROOM = 1.25
+"""Memory to ask for over what is counted: libraries, buffers, the index."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +43,7 @@ def remedies(plan: Plan) -> list[Remedy]:
     found += _first_fit(plan, [{"parallel.num_nodes": n} for n in (2, 4, 8) if n > plan.config.parallel.num_nodes])
     for gpu in GPUS.values():
         larger = make_plan(plan.config, plan.shape, gpu, plan.assumed)
-        if gpu.memory_gib > plan.gpu.memory_gib and larger.fits:
+        if gpu.memory_gib > plan.gpu.memory_gib and larger.fits_gpu:
             found.append(Remedy(f"--gpu {gpu.name}", larger))
             break
     return found[:MAX_REMEDIES]
@@ -74,7 +76,7 @@ def _savings(config: TrainConfig) -> Iterator[dict[str, Any]]:
 def _first_fit(plan: Plan, candidates: Sequence[dict[str, Any]]) -> list[Remedy]:
     for changes in candidates:
         changed = _changed(plan, changes)
-        if changed.fits:
+        if changed.fits_gpu:
             return [Remedy(" ".join(f"--set train.{key}={_toml(value)}" for key, value in changes.items()), changed)]
     return []
 
@@ -84,12 +86,12 @@ def _several(plan: Plan) -> list[Remedy]:
     changes: dict[str, Any] = {}
     for saving in _savings(plan.config):
         changes |= saving
-    if not _changed(plan, changes).fits:
+    if not _changed(plan, changes).fits_gpu:
         return []
     # The dearest are tried first, so that they stay only when nothing else helps.
     for key in reversed(list(changes)):
         without = {name: value for name, value in changes.items() if name != key}
-        if _changed(plan, without).fits:
+        if _changed(plan, without).fits_gpu:
             changes = without
     return _first_fit(plan, [changes])
 
@@ -108,6 +110,12 @@ def _toml(value: Any) -> str:
 
 def refusal(plan: Plan) -> ConfigError:
     """Return the error for a plan that does not fit: its largest parts, and what would fit."""
+    if plan.fits_gpu:
+        node_gib = plan.host_bytes_per_node / GIB
+        return ConfigError(
+            f"The training takes {node_gib:.0f} GiB of a machine's memory, a pod gets {plan.config.launch.memory}",
+            remedy=f"--set train.launch.memory={ROOM * node_gib:.0f}Gi, or train without cpu_offload on more GPUs",
+        )
     largest = sorted((p for p in plan.parts if not p.on_host), key=lambda part: -part.num_bytes)[:3]
     found = remedies(plan)
     lines = [f"{r.what}  ({r.plan.peak_bytes / GIB:.1f} GiB, {r.plan.step_s:.0f} s a step)" for r in found]

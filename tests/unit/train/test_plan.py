@@ -194,6 +194,34 @@ def test_a_checkpoint_is_planned_as_large_as_it_is(policy, make_learner, tmp_pat
     assert plan_memory.checkpoint_bytes(learner.config, shape) == held
 
 
+@pytest.mark.parametrize(
+    ("backend", "memory", "fits"),
+    [("trainjob", "64Gi", False), ("trainjob", "512Gi", True), ("trainjob", "1T", True), ("local", "64Gi", True)],
+)
+def test_a_pod_has_to_hold_what_lies_on_the_host(backend, memory, fits):
+    config = TrainConfig.parse(
+        {
+            "launch": {"backend": backend, "memory": memory},
+            "parallel": {"gpus_per_node": 1, "cpu_offload": True, "compute_dtype": "bfloat16"},
+        }
+    )
+    plan = make_plan(config, QWEN_3B, GPUS["h100"], Assumptions(prompt_tokens=20))
+    assert (plan.fits_gpu, plan.fits) == (True, fits)
+    if not fits:
+        assert re.search(r"takes 1\d\d GiB .* a pod gets 64Gi", str(refusal(plan)))
+        needed = re.search(r"train.launch.memory=(\w+)", str(refusal(plan)))[1]
+        values = config.model_dump() | {"launch": {"backend": backend, "memory": needed}}
+        assert make_plan(TrainConfig.parse(values), QWEN_3B, GPUS["h100"], plan.assumed).fits
+
+
+@pytest.mark.parametrize("name", ON_GPUS)
+def test_every_shipped_preset_fits_the_pods_it_asks_for(name):
+    tables = load_preset(name)
+    tables["train"].setdefault("launch", {})["backend"] = "trainjob"
+    config = TrainConfig.parse(tables["train"])
+    assert make_plan(config, model_shape(tables["base_model"]["source"]), GPUS["h100"], Assumptions()).fits_pod
+
+
 @pytest.mark.parametrize("ahead", [0, 1])
 def test_engine_that_works_beside_the_update_needs_its_memory_then(ahead):
     config = TrainConfig.parse({"max_staleness_steps": ahead, "parallel": {"gpus_per_node": 8}})
