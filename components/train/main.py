@@ -105,11 +105,7 @@ def _train(
     folder = Path(work_uri.removeprefix("file://")) if on_disk else scratch / "run"
     folder.mkdir(parents=True, exist_ok=True)
     metrics_file = folder / METRICS_NAME
-    if rank() == 0:
-        print(f"checkpoints: {storage.uri()}", flush=True)
-        if config.continue_from and not complete_checkpoints(storage):
-            take_over(storage, config.continue_from)
-    barrier()
+    _find_checkpoints(config, storage)
     state = _resume(checkpoints, learner, metrics_file)
     with (
         group_search(config, partial(_open_search, config, inputs["index"])) as client,
@@ -182,6 +178,15 @@ def _run_name(config: TrainConfig) -> str:
 
 def _pad_id(tokenizer: Any) -> int:
     return tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+
+
+def _find_checkpoints(config: TrainConfig, storage: Storage) -> None:
+    """Say where checkpoints lie, and bring those of the training to continue there if there are none yet."""
+    if rank() == 0:
+        print(f"checkpoints: {storage.uri()}", flush=True)
+        if config.continue_from and not complete_checkpoints(storage):
+            take_over(storage, config.continue_from)
+    barrier()
 
 
 def _resume(checkpoints: Checkpoints, learner: Learner, metrics_file: Path) -> TrainState:
