@@ -28,7 +28,8 @@ def open_model(folder: Path, max_context_tokens: int, config: EvaluateConfig, ra
     Raises:
         MissingError: there is no model in `folder`, the engine is not installed, or a GPU is asked for and none
             can be used.
-        ConfigError: the installed engine does not run on the device asked for, or vLLM is asked for by many ranks.
+        ConfigError: the installed engine does not run on the device asked for, or vLLM is asked for by many ranks or
+            on several GPUs.
     """
     import torch
 
@@ -42,6 +43,12 @@ def open_model(folder: Path, max_context_tokens: int, config: EvaluateConfig, ra
             f"evaluate.engine = 'vllm' with {rank.world} ranks",
             "one rank",
             "set evaluate.engine = 'torch', or run one rank",
+        )
+    if config.engine == "vllm" and config.vllm.tensor_parallel > 1:
+        raise ConfigError(
+            f"evaluate.vllm.tensor_parallel = {config.vllm.tensor_parallel}, but an evaluation's vLLM lives on one GPU",
+            "1",
+            "set evaluate.vllm.tensor_parallel = 1, and choose a GPU that holds the model",
         )
     engine, tokenizer = open_engine(
         config.engine,

@@ -22,3 +22,9 @@ def test_a_gpu_that_is_not_there_is_an_error(tmp_path):
 def test_vllm_is_refused_on_many_ranks(tmp_path):
     with pytest.raises(ConfigError, match="'vllm' with 2 ranks"):
         open_model(tmp_path, 64, EvaluateConfig(engine="vllm"), Rank(0, 2))
+
+
+def test_vllm_over_several_gpus_is_refused(tmp_path):
+    config = EvaluateConfig.parse({"engine": "vllm", "vllm": {"tensor_parallel": 2}})
+    with pytest.raises(ConfigError, match="lives on one GPU"):
+        open_model(tmp_path, 64, config)
