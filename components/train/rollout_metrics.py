@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from components.contracts.answer import exact_match
 from components.contracts.episode import Episode
 from components.contracts.question import Question
 
@@ -16,11 +17,15 @@ def rollout_metrics(
     searches = np.array([episode.num_searches for episode in episodes])
     tokens = np.array([episode.num_model_tokens for episode in episodes])
     reward = np.array(outcomes)
+    right = [exact_match(e.answer or "", q.golden_answers) for e, q in zip(episodes, questions, strict=True)]
+    in_form = [e.answer is not None and e.valid_action_frac == 1.0 for e in episodes]
     metrics = {
         "reward/mean": float(reward.mean()),
         "reward/std": float(reward.std()),
         "reward/min": float(reward.min()),
         "reward/max": float(reward.max()),
+        "reward/em": float(np.mean(right)),
+        "reward/format": float(np.mean(in_form)),
         "rollout/num_searches/mean": float(searches.mean()),
         "rollout/num_searches/max": float(searches.max()),
         "rollout/frac_no_search": float((searches == 0).mean()),

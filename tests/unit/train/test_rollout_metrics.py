@@ -15,25 +15,28 @@ FOUND = [ScoredPassage(Passage("1", '"x"\nnothing'), 2.0), ScoredPassage(Passage
 MISSED = [ScoredPassage(Passage("1", '"x"\nnothing'), 2.0)]
 
 
-def episode(num_tokens: int, *searches: SearchRecord) -> Episode:
+def episode(num_tokens: int, *searches: SearchRecord, answer: str = "x") -> Episode:
     made = Episode("q", list(range(2 + num_tokens)), 2, stop_reason=StopReason.ANSWERED)
     made.is_model_token[2:] = [True] * num_tokens
-    made.turns, made.searches = [Turn(2, 2 + num_tokens, Action.ANSWER, "x")], list(searches)
+    made.turns, made.searches = [Turn(2, 2 + num_tokens, Action.ANSWER, answer)], list(searches)
     return made
 
 
 def test_metrics_of_two_episodes():
     again = [SearchRecord("a", FOUND, 0.1), SearchRecord("a", FOUND, 0.1), SearchRecord("b", MISSED, 0.1)]
-    metrics = rollout_metrics([episode(4, *again), episode(10)], [0.0, 1.0], QUESTIONS)
+    strayed, right = episode(4, *again), episode(10, answer="the m kalo")
+    strayed.turns.insert(0, Turn(2, 2, Action.INVALID, ""))
+    metrics = rollout_metrics([strayed, right], [0.0, 1.0], QUESTIONS)
     assert metrics == pytest.approx(
         {
             "reward/mean": 0.5, "reward/std": 0.5, "reward/min": 0.0, "reward/max": 1.0,
+            "reward/em": 0.5, "reward/format": 0.5,
             "reward/mean/nq": 0.0, "reward/mean/hotpotqa": 1.0,
             "rollout/num_searches/mean": 1.5, "rollout/num_searches/max": 3.0,
             "rollout/num_searches/mean/nq": 3.0, "rollout/num_searches/mean/hotpotqa": 0.0,
             "rollout/frac_no_search": 0.5, "rollout/frac_correct_without_search": 0.5,
             "response/tokens/mean": 7.0, "response/tokens/p95": 9.7, "response/tokens/max": 10.0,
-            "context/tokens/max": 12.0, "valid_action_frac": 1.0, "stop/answered": 1.0,
+            "context/tokens/max": 12.0, "valid_action_frac": 0.75, "stop/answered": 1.0,
             "search/hit_frac": 2 / 3, "search/duplicate_query_frac": 1 / 3,
         }
     )  # fmt: skip
