@@ -49,10 +49,7 @@ def run(config: BaseModelConfig, context: StepContext) -> StepResult:
             counts={"parameters": num_parameters},
             metadata={"source": config.source, "revision": revision},
         )
-    card = (
-        f"# base_model\n\n| | |\n|---|---|\n| source | `{config.source}` |\n| parameters | {num_parameters:,} |\n"
-        f"| out: base_model | `{manifest.digest[:16]}` |\n"
-    )
+    card = f"# base_model\n\n| | |\n|---|---|\n| source | `{config.source}` |\n| parameters | {num_parameters:,} |\n"
     return StepResult(manifest, card, {"parameters": num_parameters})
 
 

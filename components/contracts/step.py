@@ -161,7 +161,9 @@ def _provenance(made: Manifest, inputs: Mapping[str, Manifest]) -> str:
     """Return what came in, what came out, the time it took and where to see more, as Markdown."""
     rows = [f"| in: {name} | `{source.digest[:16]}` | `{source.uri}` |" for name, source in inputs.items()]
     rows.append(f"| out: {made.kind} | `{made.digest[:16]}` | `{made.uri}` |")
-    link = f" [MLflow run]({made.mlflow['url']})" if made.mlflow.get("url") else ""
+    # A store on this machine has no address that a browser could open.
+    url = made.mlflow.get("url", "")
+    link = f" [MLflow run]({url})" if url.startswith(("http://", "https://")) else ""
     by = made.produced_by
     table = "\n".join([_PROVENANCE, "|---|---|---|", *rows])
     return f"{table}\n\nMade in {by.seconds:.1f} s by code `{by.version}`, commit `{by.git_commit[:12]}`.{link}\n"

@@ -73,7 +73,7 @@ def _metrics(manifest: Manifest, tally: Tally) -> dict[str, float]:
 def _card(manifest: Manifest, tally: Tally) -> str:
     return (
         f"# Corpus\n\n{tally.num_passages:,} passages from `{manifest.metadata['source']}`, "
-        f"{tally.num_malformed} malformed lines left out.\n\nDigest `{manifest.digest[:16]}` at `{manifest.uri}`\n"
+        f"{tally.num_malformed} malformed lines left out.\n"
     )
 
 

@@ -88,8 +88,7 @@ def _card(manifest: Manifest, golden: list[GoldenQuery]) -> str:
     return (
         f"# Index\n\n{manifest.counts['passages']:,.0f} passages, {size_bytes / 1e6:,.1f} MB, BM25 with "
         f"k1 {manifest.metadata['k1']} and b {manifest.metadata['b']}; built and proven in "
-        f"{manifest.produced_by.seconds:.1f} s.\n\n{found} of {len(golden)} drawn passages find themselves.\n\n"
-        f"Digest `{manifest.digest[:16]}` at `{manifest.uri}`\n"
+        f"{manifest.produced_by.seconds:.1f} s.\n\n{found} of {len(golden)} drawn passages find themselves.\n"
     )
 
 

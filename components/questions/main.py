@@ -86,7 +86,7 @@ def _card(manifest: Manifest, roles: Roles) -> str:
     table = "\n".join(["| set | test | from | train | dev |", "|---|---|---|---|---|", *rows])
     return (
         f"# Questions\n\nFrom `{manifest.metadata['source']}`; {roles.num_leaked} training or dev questions taken out "
-        f"because they are test questions.\n\n{table}\n\nDigest `{manifest.digest[:16]}`\n"
+        f"because they are test questions.\n\n{table}\n"
     )
 
 

@@ -235,7 +235,7 @@ def _publish(
         manifests = [_published(config, context, inputs, trainer, state, model)]
     (manifest,) = in_turns(manifests)
     html = training_page(manifest, inputs) if rank() == 0 else ""
-    return StepResult(manifest, _card(config, state, manifest), _headline(state), html)
+    return StepResult(manifest, _card(config, state), _headline(state), html)
 
 
 def _published(
@@ -281,10 +281,9 @@ def _headline(state: TrainState) -> dict[str, float]:
     return {"dev_em": state.best_dev_em, "best_step": state.best_step, "steps": state.step, "rl_s": state.rl_s}
 
 
-def _card(config: TrainConfig, state: TrainState, manifest: Manifest) -> str:
-    inputs = "\n".join(f"| in: {name} | `{digest[:16]}` |" for name, digest in manifest.inputs.items())
+def _card(config: TrainConfig, state: TrainState) -> str:
     return (
-        f"# train: {config.algorithm}\n\n| | |\n|---|---|\n{inputs}\n| out: checkpoint | `{manifest.digest[:16]}` |\n"
+        f"# train: {config.algorithm}\n\n| | |\n|---|---|\n"
         f"| dev EM | {state.em_curve[0][1]:.3f} -> {state.best_dev_em:.3f} at step {state.best_step} |\n"
         f"| steps | {state.step} |\n| training time | {state.rl_s:.0f} s |\n| model tokens | {state.tokens:,} |\n"
     )
