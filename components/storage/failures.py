@@ -6,9 +6,11 @@ All of it is best effort: a record that cannot be written or read never hides th
 import json
 import os
 import time
+from contextlib import suppress
 from typing import Any, Self
 
 from components.contracts.errors import FINAL_EXIT_CODES, SearchR1Error
+from components.storage.local import LocalStorage
 from components.storage.open import open_storage
 
 RUN_ID_VARIABLE = "SEARCHR1_RUN_ID"
@@ -65,7 +67,12 @@ class TaskFailures:
         """Delete the record: the task succeeded in a later attempt."""
         if self._get():
             try:
-                open_storage(self._folder()).delete(self._key())
+                storage = open_storage(self._folder())
+                storage.delete(self._key())
+                if isinstance(storage, LocalStorage):
+                    # The folder of a run that nothing failed in shows no trace of failures; another record keeps it.
+                    with suppress(OSError):
+                        storage.root.rmdir()
             except SearchR1Error as error:
                 _warn(error)
 

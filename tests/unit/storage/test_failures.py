@@ -88,3 +88,13 @@ def test_a_task_is_known_by_its_environment(tmp_path, monkeypatch):
     TaskFailures.of_environment(f"file://{tmp_path}", "train").keep(USER)
     (record,) = failures_of(f"file://{tmp_path}", "r1")
     assert (record["task"], record["retries_left"]) == ("train-sft", 1)
+
+
+def test_a_run_in_which_nothing_failed_keeps_no_folder_for_failures(tmp_path):
+    of_corpus, of_index = (TaskFailures(f"file://{tmp_path}", "r1", task, 2) for task in ("corpus", "index"))
+    of_corpus.begin("corpus")
+    of_index.keep(BOUNDARY)
+    of_corpus.forget()
+    assert [path.name for path in (tmp_path / "r1" / "failures").iterdir()] == ["index.json"]
+    of_index.forget()
+    assert list((tmp_path / "r1").iterdir()) == []
