@@ -4,6 +4,7 @@ Credentials, region and endpoint come from where boto3 looks for them (`AWS_ENDP
 other than Amazon's). Transient failures are retried by boto3, `AWS_MAX_ATTEMPTS` times (8 unless set).
 """
 
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,6 +30,9 @@ _MISSING = {"404", "NoSuchKey"}
 _KEY_TAKEN = "PreconditionFailed"
 _CUT_SHORT = (IncompleteReadError, ReadTimeoutError, ResponseStreamingError)
 """Failures in the middle of an answer's body, which boto3 retries for files and not for bytes."""
+
+# Kubeflow's executor lets every library speak at INFO; two lines a client would bury those of the step.
+logging.getLogger("botocore").setLevel(logging.WARNING)
 
 
 class S3Storage:

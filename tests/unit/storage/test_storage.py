@@ -1,5 +1,6 @@
 """Both backends keep the same promises; each names its boundary when it fails."""
 
+import logging
 import os
 from pathlib import Path
 
@@ -127,6 +128,13 @@ def test_an_interrupted_write_leaves_the_old_object(tmp_path: Path) -> None:
         storage.put_file(tmp_path / "absent", "key")
     assert storage.get_bytes("key") == b"old"
     assert [path.name for path in tmp_path.iterdir()] == ["key"]
+
+
+def test_the_client_library_does_not_bury_the_lines_of_a_step(s3_root: str, caplog: pytest.LogCaptureFixture) -> None:
+    # Kubeflow's executor sets the root logger so.
+    caplog.set_level(logging.INFO)
+    check_writable(s3_root)
+    assert caplog.messages == []
 
 
 def test_missing_bucket_is_named(s3_root: str) -> None:
