@@ -4,6 +4,7 @@ kfp may report a failed container as a success (kubeflow/pipelines issue 13332),
 every assertion is about what the steps left in the bucket and in the registry.
 """
 
+import contextlib
 import json
 import os
 import socket
@@ -117,43 +118,65 @@ def tracking(images, bucket):
 
 
 @pytest.fixture(scope="module")
-def ran(images, bucket, tracking, tmp_path_factory):
-    """Run the compiled pipeline once, every step in a container, and return the environment of its storage."""
+def run(images, bucket, tracking, tmp_path_factory):
+    """A function that runs the compiled pipeline, every step in a container; it returns the exit handler's card."""
     from google.protobuf import json_format
     from kfp import components, local
     from kfp.pipeline_spec.pipeline_spec_pb2 import PipelineSpec
 
-    root = tmp_path_factory.mktemp("pipeline")
-    # The containers run as a user that this machine does not know.
-    root.chmod(0o777)
-    compile_pipeline(root / "pipeline.yaml", images["cpu"])
-    declared, platform = yaml.safe_load_all((root / "pipeline.yaml").read_text())
+    compiled = tmp_path_factory.mktemp("compiled") / "pipeline.yaml"
+    compile_pipeline(compiled, images["cpu"])
+    declared, platform = yaml.safe_load_all(compiled.read_text())
     spec = json_format.ParseDict(declared, PipelineSpec())
     make_stop_at_failure(spec)
     # A pipeline loaded from YAML parses it anew whenever it is looked at: the text has to be changed.
-    text = yaml.safe_dump_all([json_format.MessageToDict(spec), platform])
-    pipeline = components.load_component_from_text(text)
-    environment = bucket | {
-        "MLFLOW_TRACKING_URI": tracking,
-        "SEARCHR1_RUN_ID": RUN_ID,
-        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
-    }
-    outputs = root / "outputs"
-    outputs.mkdir()
-    outputs.chmod(0o777)
-    previous = os.umask(0)
-    try:
-        runner = local.DockerRunner(environment=environment, network_mode="host")
-        local.init(runner, pipeline_root=str(outputs), enable_caching=False)
-        pipeline(p01_preset="small-world-quick", p07_storage_root=f"s3://{BUCKET}/runs")
-    finally:
-        os.umask(previous)
+    pipeline = components.load_component_from_text(yaml.safe_dump_all([json_format.MessageToDict(spec), platform]))
+
+    def run_once(run_id, **parameters):
+        # The containers run as a user that this machine does not know.
+        outputs = tmp_path_factory.mktemp(run_id)
+        outputs.chmod(0o777)
+        environment = bucket | {
+            "MLFLOW_TRACKING_URI": tracking,
+            "SEARCHR1_RUN_ID": run_id,
+            "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
+        }
+        previous = os.umask(0)
+        try:
+            runner = local.DockerRunner(environment=environment, network_mode="host")
+            local.init(runner, pipeline_root=str(outputs), enable_caching=False)
+            with contextlib.suppress(RuntimeError):
+                pipeline(p01_preset="small-world-quick", p07_storage_root=f"s3://{BUCKET}/runs", **parameters)
+        finally:
+            os.umask(previous)
+        (card,) = outputs.glob("*/notify/card")
+        return card.read_text()
+
+    return run_once
+
+
+@pytest.fixture(scope="module")
+def told(run):
+    """What the exit handler of the whole run said."""
+    return run(RUN_ID)
+
+
+@pytest.fixture(scope="module")
+def ran(told, bucket):
+    """The environment of the storage in which the whole run left its results."""
     return bucket
 
 
 @pytest.fixture(scope="module")
 def summary(ran):
     return Summary.from_json(read(ran, f"s3://{BUCKET}/runs/{RUN_ID}/summary.json"))
+
+
+def left_by(environment, run_id):
+    """Names of what a run left beside the content that runs share."""
+    prefix = f"runs/{run_id}/"
+    found = client(environment).list_objects_v2(Bucket=BUCKET, Prefix=prefix).get("Contents", [])
+    return {entry["Key"].removeprefix(prefix) for entry in found}
 
 
 def test_summary_holds_every_method_on_every_set(summary):
@@ -198,6 +221,29 @@ def test_training_reported_its_metrics_to_the_server(ran, tracking):
     experiments = [experiment.experiment_id for experiment in server.search_experiments()]
     runs = server.search_runs(experiments, max_results=50)
     assert any("em/dev" in run.data.metrics for run in runs)
+
+
+def test_exit_handler_tells_the_success(ran, told, summary):
+    assert told.startswith("# Succeeded\n")
+    assert f"{summary.registry.name} version {summary.registry.version} {summary.registry.decision}" in told
+    assert not [name for name in left_by(ran, RUN_ID) if name.startswith("failures/")]
+
+
+def test_a_run_for_new_corpora_only_ends_at_once(ran, run):
+    """The condition of the graph holds in containers, and the registry behind it is asked from one."""
+    told = run("nothing-new", p08_only_new_corpus="yes")
+    assert told.startswith("# Nothing new\n")
+    assert left_by(ran, "nothing-new") == {"resolved.json"}
+
+
+def test_a_failing_step_leaves_its_own_words_in_the_bucket(ran, run):
+    lines = b'{"id": "1", "contents": "fine"}\n{"id": "2"\n'
+    client(ran).put_object(Bucket=BUCKET, Key="corpus.jsonl", Body=lines)
+    run("failing", p02_corpus_uri=f"s3://{BUCKET}/corpus.jsonl")
+    assert "summary.json" not in left_by(ran, "failing")
+    record = json.loads(read(ran, f"s3://{BUCKET}/runs/failing/failures/corpus.json"))
+    assert record["type"] == "CorpusError"
+    assert "line 2" in record["message"]
 
 
 @pytest.mark.parametrize("name", ["cpu", "mlflow"])
