@@ -99,7 +99,7 @@ def _parsed(line: bytes) -> Any:
     except UnicodeDecodeError as error:
         return Malformed(f"not UTF-8: {error.reason} at byte {error.start}")
     except json.JSONDecodeError as error:
-        return Malformed(f"not JSON: {error.msg} at column {error.colno}")
+        return Malformed(f"not JSON: {error.msg} at column {error.pos + 1}")
     except (RecursionError, ValueError) as error:
         return Malformed(f"not JSON: {error}")
 

@@ -103,6 +103,7 @@ GOOD = jsonl(ROWS[:1]).decode()
     ("line", "reason"),
     [
         pytest.param("{not json", "not JSON", id="json"),
+        pytest.param('{"id": "2"', "at column 12", id="cut-off"),
         pytest.param("[1, 2]", "not an object but list", id="list"),
         pytest.param("[" * 100_000, "not JSON", id="nested-too-deeply"),
         pytest.param('{"contents": "x"}', "no id", id="no-id"),
