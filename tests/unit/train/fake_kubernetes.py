@@ -9,6 +9,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, urlsplit
@@ -142,151 +143,156 @@ def waiting(reason: str, message: str = "") -> dict:
     return {"containerStatuses": [{"name": "node", "state": state}]}
 
 
-def _handler(cluster: FakeCluster) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
+class _Handler(BaseHTTPRequestHandler):
+    """Answers from the state of `self.cluster`, which `serve` gives it."""
 
-        def log_message(self, *_):
-            pass
+    cluster: FakeCluster
+    protocol_version = "HTTP/1.1"
 
-        def do_GET(self):
-            self._serve("GET")
+    def log_message(self, *_):
+        pass
 
-        def do_POST(self):
-            self._serve("POST")
+    def do_GET(self):
+        self._serve("GET")
 
-        def do_PATCH(self):
-            self._serve("PATCH")
+    def do_POST(self):
+        self._serve("POST")
 
-        def do_DELETE(self):
-            self._serve("DELETE")
+    def do_PATCH(self):
+        self._serve("PATCH")
 
-        def _serve(self, method: str) -> None:
-            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            url = urlsplit(self.path)
-            query = {key: values[0] for key, values in parse_qs(url.query).items()}
-            cluster.requests.append((method, url.path))
-            status = cluster.refuse(method, url.path)
-            if status is not None:
-                self.close_connection = True
-                return self._refuse(status, cluster.refusal) if status else None
-            name = url.path.rpartition("/")[2]
-            match method:
-                case "POST":
-                    job = json.loads(body)
-                    taken = job["metadata"]["name"] in cluster.jobs
-                    return self._refuse(409, "already exists") if taken else self._send(cluster.create(job))
-                case "PATCH" | "DELETE" if name not in cluster.jobs:
-                    return self._refuse(404, "not found")
-                case "PATCH":
-                    job = cluster.jobs[name]
-                    job["metadata"] |= json.loads(body)["metadata"]
-                    cluster.put("MODIFIED", job)
-                    return self._send(job)
-                case "DELETE":
-                    cluster.delete(name)
-                    return self._send({"kind": "Status", "status": "Success"})
-            return self._get(url.path, query)
+    def do_DELETE(self):
+        self._serve("DELETE")
 
-        def _get(self, path: str, query: dict[str, str]) -> None:
-            if log := re.fullmatch(PODS + "/([^/]+)/log", path):
-                return self._log(log[1], query)
-            if query.get("watch"):
-                return self._watch(path.rpartition("/")[2], query)
-            match path.rpartition("/")[2]:
-                case "trainjobs":
-                    name = query["fieldSelector"].removeprefix("metadata.name=")
-                    found = [job for key, job in cluster.jobs.items() if key == name]
-                case "pods":
-                    found = list(cluster.pods.values())
-                case "events":
-                    found = cluster.events
-                case "workloads":
-                    found = cluster.workloads
-                case "searchr1-train":
-                    return self._send({"metadata": {"name": "searchr1-train"}})
-                case _:
-                    return self._refuse(404, f"{path} not found")
-            return self._send({"items": found, "metadata": {"resourceVersion": str(cluster.version)}})
+    def _serve(self, method: str) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        url = urlsplit(self.path)
+        query = {key: values[0] for key, values in parse_qs(url.query).items()}
+        self.cluster.requests.append((method, url.path))
+        status = self.cluster.refuse(method, url.path)
+        if status is not None:
+            self.close_connection = True
+            return self._refuse(status, self.cluster.refusal) if status else None
+        name = url.path.rpartition("/")[2]
+        match method:
+            case "POST":
+                job = json.loads(body)
+                taken = job["metadata"]["name"] in self.cluster.jobs
+                return self._refuse(409, "already exists") if taken else self._send(self.cluster.create(job))
+            case "PATCH" | "DELETE" if name not in self.cluster.jobs:
+                return self._refuse(404, "not found")
+            case "PATCH":
+                job = self.cluster.jobs[name]
+                job["metadata"] |= json.loads(body)["metadata"]
+                self.cluster.put("MODIFIED", job)
+                return self._send(job)
+            case "DELETE":
+                self.cluster.delete(name)
+                return self._send({"kind": "Status", "status": "Success"})
+        # Whoever watches hangs up in the middle of an answer.
+        with suppress(ConnectionError):
+            self._get(url.path, query)
 
-        def _watch(self, resource: str, query: dict[str, str]) -> None:
-            broken = cluster.broken_watches.get(resource, [])
-            how = broken.pop(0) if broken else ""
-            self._start()
-            if how == "gone":
-                error = {"kind": "Status", "code": 410, "reason": "Expired", "message": "too old resource version"}
-                self._chunk(json.dumps({"type": "ERROR", "object": error}) + "\n")
-            if how:
-                self.close_connection = True
-                return
-            seen, limit_s = int(query["resourceVersion"]), time.monotonic() + int(query["timeoutSeconds"])
-            while (left_s := limit_s - time.monotonic()) > 0:
-                with cluster.changed:
-                    news = [entry for entry in cluster.history if entry[0] > seen and entry[1] == resource]
-                    if not news:
-                        cluster.changed.wait(left_s)
-                for version, _, kind, item in news:
-                    seen = version
-                    self._chunk(json.dumps({"type": kind, "object": item}) + "\n")
-            self._chunk("")
+    def _get(self, path: str, query: dict[str, str]) -> None:
+        if log := re.fullmatch(PODS + "/([^/]+)/log", path):
+            return self._log(log[1], query)
+        if query.get("watch"):
+            return self._watch(path.rpartition("/")[2], query)
+        match path.rpartition("/")[2]:
+            case "trainjobs":
+                name = query["fieldSelector"].removeprefix("metadata.name=")
+                found = [job for key, job in self.cluster.jobs.items() if key == name]
+            case "pods":
+                found = list(self.cluster.pods.values())
+            case "events":
+                found = self.cluster.events
+            case "workloads":
+                found = self.cluster.workloads
+            case "searchr1-train":
+                return self._send({"metadata": {"name": "searchr1-train"}})
+            case _:
+                return self._refuse(404, f"{path} not found")
+        return self._send({"items": found, "metadata": {"resourceVersion": str(self.cluster.version)}})
 
-        def _log(self, pod: str, query: dict[str, str]) -> None:
-            if pod not in cluster.logs:
-                return self._refuse(404, f"pods {pod} not found")
-            if "tailLines" in query:
-                lines = cluster.logs[pod][-int(query["tailLines"]) :]
-                return self._send("".join(f"{line}\n" for _, line in lines), "text/plain")
-            self._start()
-            # The server knows whole seconds only.
-            sent, since = 0, query.get("sinceTime", "")[:19]
-            breaks_after = cluster.broken_logs.pop(0) if cluster.broken_logs else None
-            while True:
-                with cluster.changed:
-                    lines = [entry for entry in cluster.logs[pod] if entry[0][:19] >= since]
-                    over = pod not in cluster.pods or cluster.pods[pod]["status"]["phase"] in ("Succeeded", "Failed")
-                    if len(lines) == sent and not over:
-                        cluster.changed.wait(0.5)
-                for stamp, line in lines[sent:]:
-                    if breaks_after is not None and sent >= breaks_after:
-                        self.close_connection = True
-                        return
-                    self._chunk(f"{stamp} {line}\n")
-                    sent += 1
-                if over and sent == len(lines):
-                    break
-            self._chunk("")
+    def _watch(self, resource: str, query: dict[str, str]) -> None:
+        broken = self.cluster.broken_watches.get(resource, [])
+        how = broken.pop(0) if broken else ""
+        self._start()
+        if how == "gone":
+            error = {"kind": "Status", "code": 410, "reason": "Expired", "message": "too old resource version"}
+            self._chunk(json.dumps({"type": "ERROR", "object": error}) + "\n")
+        if how:
+            self.close_connection = True
+            return
+        seen, limit_s = int(query["resourceVersion"]), time.monotonic() + int(query["timeoutSeconds"])
+        while (left_s := limit_s - time.monotonic()) > 0:
+            with self.cluster.changed:
+                news = [entry for entry in self.cluster.history if entry[0] > seen and entry[1] == resource]
+                if not news:
+                    self.cluster.changed.wait(left_s)
+            for version, _, kind, item in news:
+                seen = version
+                self._chunk(json.dumps({"type": kind, "object": item}) + "\n")
+        self._chunk("")
 
-        def _start(self) -> None:
-            self.send_response(200)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Transfer-Encoding", "chunked")
-            self.end_headers()
+    def _log(self, pod: str, query: dict[str, str]) -> None:
+        if pod not in self.cluster.logs:
+            return self._refuse(404, f"pods {pod} not found")
+        if "tailLines" in query:
+            lines = self.cluster.logs[pod][-int(query["tailLines"]) :]
+            return self._send("".join(f"{line}\n" for _, line in lines), "text/plain")
+        self._start()
+        # The server knows whole seconds only.
+        sent, since = 0, query.get("sinceTime", "")[:19]
+        breaks_after = self.cluster.broken_logs.pop(0) if self.cluster.broken_logs else None
+        while True:
+            with self.cluster.changed:
+                lines = [entry for entry in self.cluster.logs[pod] if entry[0][:19] >= since]
+                over = pod not in self.cluster.pods or self.cluster.pods[pod]["status"]["phase"] in (
+                    "Succeeded",
+                    "Failed",
+                )
+                if len(lines) == sent and not over:
+                    self.cluster.changed.wait(0.5)
+            for stamp, line in lines[sent:]:
+                if breaks_after is not None and sent >= breaks_after:
+                    self.close_connection = True
+                    return
+                self._chunk(f"{stamp} {line}\n")
+                sent += 1
+            if over and sent == len(lines):
+                break
+        self._chunk("")
 
-        def _chunk(self, text: str) -> None:
-            data = text.encode()
-            self.wfile.write(f"{len(data):x}\r\n".encode() + data + b"\r\n")
-            self.wfile.flush()
+    def _start(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
 
-        def _refuse(self, status: int, message: str) -> None:
-            if status == 404 and "not found" not in message:
-                return self._send("404 page not found\n", "text/plain", 404)
-            details = {"name": self.path.rpartition("/")[2]}
-            return self._send({"kind": "Status", "code": status, "message": message, "details": details}, status=status)
+    def _chunk(self, text: str) -> None:
+        data = text.encode()
+        self.wfile.write(f"{len(data):x}\r\n".encode() + data + b"\r\n")
+        self.wfile.flush()
 
-        def _send(self, content: object, kind: str = "application/json", status: int = 200) -> None:
-            data = content.encode() if isinstance(content, str) else json.dumps(content).encode()
-            self.send_response(status)
-            self.send_header("Content-Type", kind)
-            self.send_header("Content-Length", str(len(data)))
-            self.end_headers()
-            self.wfile.write(data)
+    def _refuse(self, status: int, message: str) -> None:
+        if status == 404 and "not found" not in message:
+            return self._send("404 page not found\n", "text/plain", 404)
+        details = {"name": self.path.rpartition("/")[2]}
+        return self._send({"kind": "Status", "code": status, "message": message, "details": details}, status=status)
 
-    return Handler
+    def _send(self, content: object, kind: str = "application/json", status: int = 200) -> None:
+        data = content.encode() if isinstance(content, str) else json.dumps(content).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
 
 
 def serve(cluster: FakeCluster) -> tuple[ThreadingHTTPServer, str]:
     """Start the server and return it with the text of a kubeconfig file for it."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(cluster))
+    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"cluster": cluster}))
     server.daemon_threads = True
     threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     kubeconfig = {
