@@ -7,7 +7,6 @@ import csv
 import json
 import os
 import shutil
-import socket
 import ssl
 import subprocess
 import time
@@ -19,10 +18,11 @@ from pathlib import Path
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
+from tests.servers import daemon, free_ports
+
 ASSETS_VARIABLE = "KUBEBUILDER_ASSETS"
 BINARIES = ("etcd", "kube-apiserver")
 START_S = 120.0
-STOP_S = 10.0
 TOKEN = "administrator-of-a-test"
 
 
@@ -35,16 +35,16 @@ def missing(assets: Path) -> str:
 @contextmanager
 def api_server(assets: Path, folder: Path) -> Iterator[Path]:
     """Hold a server and yield the kubeconfig of its administrator."""
-    store_port, peer_port, port = _free_ports(3)
+    store_port, peer_port, port = free_ports(3)
     folder.mkdir(parents=True)
     store, peers = f"http://127.0.0.1:{store_port}", f"http://127.0.0.1:{peer_port}"
     etcd = [str(assets / "etcd"), "--data-dir", str(folder / "etcd"), "--unsafe-no-fsync"]
     etcd += ["--listen-client-urls", store, "--advertise-client-urls", store, "--listen-peer-urls", peers]
     etcd += ["--initial-advertise-peer-urls", peers, "--initial-cluster", f"default={peers}"]
     with ExitStack() as daemons:
-        daemons.enter_context(_daemon(_accepted(etcd), folder / "etcd.txt"))
+        daemons.enter_context(daemon(_accepted(etcd), folder / "etcd.txt"))
         _wait_for(f"{store}/health", folder / "etcd.txt")
-        daemons.enter_context(_daemon(_server(assets, folder, store, port), folder / "kube-apiserver.txt"))
+        daemons.enter_context(daemon(_server(assets, folder, store, port), folder / "kube-apiserver.txt"))
         _wait_for(f"https://127.0.0.1:{port}/readyz", folder / "kube-apiserver.txt")
         yield _kubeconfig(folder, port)
 
@@ -91,21 +91,6 @@ def _kubeconfig(folder: Path, port: int) -> Path:
     return path
 
 
-@contextmanager
-def _daemon(command: list[str], output: Path) -> Iterator[None]:
-    with output.open("w") as stream:
-        process = subprocess.Popen(command, stdout=stream, stderr=stream, cwd=output.parent)
-    try:
-        yield
-    finally:
-        process.terminate()
-        try:
-            process.wait(timeout=STOP_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-
-
 def _wait_for(url: str, output: Path) -> None:
     unverified = ssl.create_default_context()
     unverified.check_hostname, unverified.verify_mode = False, ssl.CERT_NONE
@@ -128,11 +113,3 @@ def find_kubectl() -> Path | None:
     beside = Path(os.environ.get(ASSETS_VARIABLE, "/nonexistent"), "kubectl")
     found = str(beside) if os.access(beside, os.X_OK) else shutil.which("kubectl")
     return Path(found) if found else None
-
-
-def _free_ports(count: int) -> list[int]:
-    with ExitStack() as held:
-        probes = [held.enter_context(socket.socket()) for _ in range(count)]
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [probe.getsockname()[1] for probe in probes]

@@ -4,8 +4,6 @@ import json
 import os
 import subprocess
 import sys
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -14,6 +12,7 @@ from components.storage.source_version import source_version
 from components.tracking import open_client
 from pipeline.compiled import compile_pipeline
 from pipeline.log_view import LogView
+from tests.servers import webhook
 
 SCRIPT = """
 import json, logging, sys, yaml
@@ -35,22 +34,8 @@ run_pipeline(components.load_component_from_text(text), json.loads(sys.argv[2]))
 @pytest.fixture
 def told():
     """The address of a webhook, and what it was told."""
-    messages = []
-
-    class Hook(BaseHTTPRequestHandler):
-        def log_message(self, *_):
-            pass
-
-        def do_POST(self):
-            messages.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-            self.send_response(204)
-            self.end_headers()
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Hook)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}/", messages
-    server.shutdown()
-    server.server_close()
+    with webhook() as (address, messages):
+        yield address, messages
 
 
 @pytest.mark.slow

@@ -9,14 +9,15 @@ import subprocess
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+from tests.servers import daemon, free_ports
 
 BINARIES = ("ceph", "ceph-authtool", "ceph-mon", "ceph-osd", "monmaptool", "radosgw", "radosgw-admin")
 INSTALL = "apt-get install radosgw ceph-mon ceph-osd"
 START_S = 120.0
-STOP_S = 10.0
 ACCESS_KEY, SECRET_KEY = "reader-and-writer", "not-a-real-secret"
 USERS = ("client.admin", "osd.0", "client.rgw.test")
 MEMORY_BYTES = 1 << 30
@@ -49,7 +50,7 @@ def missing() -> str:
 @contextmanager
 def gateway(folder: Path) -> Iterator[Gateway]:
     """Hold a server whose files lie in `folder`; it takes about fifteen seconds to start."""
-    ports = _free_ports(3)
+    ports = free_ports(3)
     cluster = _Cluster(folder, ports[:2])
     with ExitStack() as daemons:
         cluster.prepare(gateway_port=ports[2])
@@ -78,22 +79,9 @@ class _Cluster:
             raise RuntimeError(f"{' '.join(command)} ended with {done.returncode}: {done.stderr[-2000:]}")
         return done.stdout
 
-    @contextmanager
-    def daemon(self, *command: str) -> Iterator[None]:
+    def daemon(self, *command: str) -> AbstractContextManager[None]:
         """Hold one of Ceph's servers."""
-        with (self._folder / f"{command[0]}.txt").open("w") as output:
-            process = subprocess.Popen(
-                [*command, "-f", "-c", str(self._settings)], stdout=output, stderr=output, cwd=self._folder
-            )
-        try:
-            yield
-        finally:
-            process.terminate()
-            try:
-                process.wait(timeout=STOP_S)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+        return daemon([*command, "-f", "-c", str(self._settings)], self._folder / f"{command[0]}.txt")
 
     def prepare(self, gateway_port: int) -> None:
         """Write settings, keys and the monitor's first map."""
@@ -153,11 +141,3 @@ def _wait_until_open(port: int) -> None:
                 return
         time.sleep(0.2)
     raise RuntimeError(f"the gateway did not open its port within {START_S:.0f} s")
-
-
-def _free_ports(count: int) -> list[int]:
-    with ExitStack() as held:
-        probes = [held.enter_context(socket.socket()) for _ in range(count)]
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [probe.getsockname()[1] for probe in probes]

@@ -6,15 +6,14 @@ import re
 import signal
 import subprocess
 import sys
-import threading
 import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
 from components.contracts.question import SEVEN_SETS
 from components.summary.schema import Summary
+from tests import servers
 
 pytestmark = [pytest.mark.dag, pytest.mark.timeout(900)]
 
@@ -148,23 +147,9 @@ def test_a_run_for_new_corpora_only_ends_at_once_and_says_why(first):
 
 @pytest.fixture
 def webhook():
-    """The address of a webhook, and what it was told."""
-    told = []
-
-    class Hook(BaseHTTPRequestHandler):
-        def log_message(self, *_):
-            pass
-
-        def do_POST(self):
-            told.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-            self.send_response(204)
-            self.end_headers()
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Hook)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}/S3CRET", told
-    server.shutdown()
-    server.server_close()
+    """The address of a webhook, which holds a secret, and what it was told."""
+    with servers.webhook() as (address, told):
+        yield f"{address}S3CRET", told
 
 
 def test_a_failing_step_ends_the_run_with_its_own_words_and_tells_the_webhook(first, tmp_path, webhook):
