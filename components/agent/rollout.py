@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, wait
+from contextlib import AbstractContextManager, nullcontext
 from itertools import islice
 
 from components.agent.config import LoopConfig
@@ -13,6 +14,8 @@ from components.contracts.episode import Episode
 from components.contracts.errors import SearchError
 from components.contracts.passage import ScoredPassage
 from components.search.protocol import SearchClient
+
+_NOT_TIMED = nullcontext()
 
 
 class _Searches:
@@ -60,6 +63,7 @@ def rollout(
     max_under_way: int | None = None,
     reproducible: bool = True,
     on_finished: Callable[[Episode], None] | None = None,
+    engine_time: AbstractContextManager[object] = _NOT_TIMED,
 ) -> list[Episode]:
     """Return one finished episode per task, in task order.
 
@@ -67,7 +71,8 @@ def rollout(
     `reproducible` waits for the searches of a step before the next one, so that the make-up of batches,
     and with it the last bits of every number, does not depend on timing; switch it off when searches are slow.
     `tasks` are all begun at once, or, with `max_under_way`, taken one by one as earlier episodes end: then they may
-    come from an iterator that others take from too.
+    come from an iterator that others take from too. Every step of the engine is made within `engine_time`: the rest of
+    the rollout, waits for searches above all, leaves the model without work.
     """
     episodes: list[EpisodeLoop] = []
     searches, untaken, num_done = _Searches(client), iter(tasks), 0
@@ -90,7 +95,9 @@ def rollout(
 
     begin()
     while engine.has_unfinished() or len(searches):
-        for output in engine.step():
+        with engine_time:
+            outputs = engine.step()
+        for output in outputs:
             episode = episodes[output.sequence_id]
             query = episode.end_turn(output)
             if query:

@@ -11,6 +11,7 @@ import numpy as np
 from components.contracts.errors import QuestionError, TrainingStopped
 from components.storage import Storage
 from components.train.checkpoint import TrainState
+from components.train.clock import Clock
 from components.train.gold_answers import answer_turns
 from components.train.kept_episodes import KeptEpisodes, episodes_of_step
 from components.train.learner import Learner
@@ -18,7 +19,7 @@ from components.train.packing import EpisodeTokens
 from components.train.prompts import questions_of_step
 from components.train.ranks import sum_over_ranks
 from components.train.rewards import rewards
-from components.train.trainer import Clock, Trainer
+from components.train.trainer import Trainer
 
 
 def imitate(learner: Learner, demonstrations: Sequence[EpisodeTokens], step: int) -> dict[str, float]:
@@ -75,7 +76,7 @@ class SupervisedTrainer(Trainer):
             TrainingStopped: the base model answered no question right, or updates were not finite.
             SearchError: too many searches of a rollout step failed.
         """
-        clock = Clock()
+        clock = Clock(self.engine_time)
         if self.config.algorithm == "sft":
             demonstrations, metrics = self._gold_answers(state.step), {}
         else:
@@ -88,7 +89,7 @@ class SupervisedTrainer(Trainer):
         metrics |= self.publish_weights()
         clock.lap("publish")
         state.tokens += int(metrics["imitation/tokens"])
-        return metrics | clock.laps
+        return metrics | clock.metrics(self.save_s)
 
     def _gold_answers(self, step: int) -> list[EpisodeTokens]:
         # A group of equal questions would only repeat its gold answer.

@@ -28,6 +28,7 @@ from components.train.alarms import (
 )
 from components.train.checkpoint import Checkpoints, TrainState
 from components.train.checkpoint_names import checkpoint_name
+from components.train.clock import Clock, WorkTime
 from components.train.config import TrainConfig
 from components.train.episode_health import health_metrics, search_metrics
 from components.train.experience import Experience, advantages_and_returns, gather_experience, group_metrics
@@ -64,11 +65,14 @@ class Trainer:
     rollout_samples: RolloutSamples
     sharing: TaskSharing = field(init=False)
     ahead: BatchAhead = field(init=False)
+    engine_time: WorkTime = field(init=False)
+    """Of the engine's steps in all rollouts."""
     save_s: float = field(init=False)
     """What the last save kept the training from going on."""
 
     def __post_init__(self) -> None:
-        self.sharing, self.ahead, self.save_s = TaskSharing(self.config), BatchAhead(), 0.0
+        self.sharing, self.ahead = TaskSharing(self.config), BatchAhead()
+        self.engine_time, self.save_s = WorkTime(), 0.0
 
     def run(self, state: TrainState) -> TrainState:
         """Train from `state` to the last step and leave the learner at the best checkpoint of the dev split.
@@ -118,7 +122,7 @@ class Trainer:
 
     def train_step(self, state: TrainState) -> dict[str, float]:
         """Make one step and return its metrics (docs/metrics.md)."""
-        clock, retries = Clock(), self.client.stats.retries
+        clock, retries = Clock(self.engine_time), self.client.stats.retries
         staleness_steps, ahead_s = int(bool(state.ahead)), state.ahead_s
         questions, episodes = self.collect(state.step, state.ahead)
         self.engine.sleep()
@@ -126,10 +130,14 @@ class Trainer:
         clock.lap("rollout")
         outcomes = rewards(episodes, questions, self.config.reward)
         experience = self.usable(episodes, questions, outcomes)
+        clock.lap("reward")
         self._begin_ahead(state.step + 1)
-        targets, scoring = self.advantages(experience)
-        self.rollout_samples.keep(state.step + 1, experience, targets.advantages.numpy())
+        clock.lap("rollout")
+        scores = self.learner.score(experience)
         clock.lap("score")
+        targets, scoring = self.advantages(experience, scores)
+        self.rollout_samples.keep(state.step + 1, experience, targets.advantages.numpy())
+        clock.lap("reward")
         learning = self.learner.update(experience, targets, state.step, lambda: self._heed_stop(state))
         clock.lap("update")
         learning |= self._end_ahead(state, clock)
@@ -153,7 +161,7 @@ class Trainer:
             config=self.config,
             ahead_s=ahead_s,
         )
-        return observed | scoring | learning | clock.laps | throughput
+        return observed | scoring | learning | clock.metrics(self.save_s) | throughput
 
     def collect(self, step: int, ahead: Sequence[Episode] = ()) -> tuple[list[Question], list[Episode]]:
         """Return the questions of `step` and an episode for each.
@@ -192,6 +200,7 @@ class Trainer:
             self.tokenizer,
             max_under_way=hand.max_under_way,
             reproducible=hand.max_under_way is None,
+            engine_time=self.engine_time,
         )
 
     def _begin_ahead(self, step: int) -> None:
@@ -200,7 +209,7 @@ class Trainer:
             questions = questions_of_step(self.train_questions, self.config, step)
             self.ahead.begin(self.sharing.deal(self._tasks(questions, step)), self._play)
 
-    def _end_ahead(self, state: TrainState, clock: "Clock") -> dict[str, float]:
+    def _end_ahead(self, state: TrainState, clock: Clock) -> dict[str, float]:
         """Wait for the rollout ahead, keep its episodes in `state`, and return as a metric how long it cost nothing.
 
         Raises:
@@ -216,9 +225,9 @@ class Trainer:
         clock.lap("ahead_wait")
         return {"time/overlapped_s": beside_s}
 
-    def advantages(self, experience: Experience) -> tuple[Targets, dict[str, float]]:
-        """Return what the updates aim at, and the drift of the policy from its reference."""
-        old_M, values_M, reference_M = self.learner.score(experience)
+    def advantages(self, experience: Experience, scores: Sequence[torch.Tensor]) -> tuple[Targets, dict[str, float]]:
+        """Return what the updates aim at, and the drift of the policy from its reference, by the learner's `scores`."""
+        old_M, values_M, reference_M = scores
         kl_M = (old_M - reference_M).double().numpy()
         advantages_M, returns_M, keep_M = advantages_and_returns(
             experience, values_M.double().numpy(), kl_M, self.config
@@ -345,17 +354,3 @@ class Trainer:
         self._say(f"collapse at step {state.step}: {reason}; back to the weights of step {state.best_step}")
         self.checkpoints.save(self.learner, state, self.metrics_file)
         return state
-
-
-class Clock:
-    """Seconds of each part of a step, as metrics."""
-
-    def __init__(self) -> None:
-        self.laps: dict[str, float] = {}
-        self._last_s = time.monotonic()
-
-    def lap(self, name: str) -> None:
-        """End the part `name`."""
-        now_s = time.monotonic()
-        self.laps[f"time/{name}_s"] = now_s - self._last_s
-        self._last_s = now_s

@@ -45,4 +45,5 @@ def test_ranks_steal_tasks_of_a_rollout_ahead(inputs, tmp_path):
     for record in records:
         assert sum(value for name, value in record.items() if name.startswith("stop/")) == pytest.approx(1.0)
         assert math.isfinite(record["loss/policy"])
+        assert 0 < record["perf/gpu_idle_frac"] < 1
         assert 0.5 < record["rollout/num_searches/mean"] <= SETTINGS["loop"]["max_searches"]

@@ -12,6 +12,7 @@ from components.agent.config import LoopConfig
 from components.agent.engines.protocol import TurnOutput
 from components.agent.episode_loop import EpisodeTask
 from components.agent.rollout import rollout
+from components.train.clock import Clock, WorkTime
 from components.train.config import TrainConfig
 from components.train.ranks import joined, rank, sum_over_ranks
 from components.train.sharing import TaskSharing
@@ -51,11 +52,17 @@ def tasks_named(name: str) -> list[EpisodeTask]:
     return [EpisodeTask(f"{name}{i}", [ord(c) for c in f"{name}{i}"], i, 1.0) for i in range(TASKS)]
 
 
-def play(sharing: TaskSharing, engine: CountingEngine, name: str, pool: ThreadPoolExecutor | None = None) -> list[str]:
+def play(
+    sharing: TaskSharing,
+    engine: CountingEngine,
+    name: str,
+    pool: ThreadPoolExecutor | None = None,
+    engine_time: WorkTime | None = None,
+) -> list[str]:
     """Return the answers of a rollout; played in a thread of `pool`, the main thread makes collectives meanwhile."""
     hand = sharing.deal(tasks_named(name))
     given = (engine, Client(), hand, LOOP, LetterTokenizer())
-    limits = {"max_under_way": hand.max_under_way, "reproducible": False}
+    limits = {"max_under_way": hand.max_under_way, "reproducible": False, "engine_time": engine_time or WorkTime()}
     if pool is None:
         episodes = rollout(*given, **limits)
     else:
@@ -82,17 +89,18 @@ def work(number: int, world: int, port: int, fails: bool, queue) -> None:
         stealing, fixed, paired = map(TaskSharing, configs)
         step_s = 0.05 if rank() == 0 else 0.005
         engines = [CountingEngine(step_s, fails_at=1 if fails and number == world - 1 else -1) for _ in range(4)]
-        answers = [
-            play(stealing, engines[0], "a"),
-            play(stealing, engines[1], "b", pool),
-            play(fixed, engines[2], "c"),
-            play(paired, engines[3], "d"),
-        ]
-        queue.put((number, answers, [(engine.played, engine.most_waiting) for engine in engines]))
+        answers = [play(stealing, engines[0], "a"), play(stealing, engines[1], "b", pool)]
+        engine_time = WorkTime()
+        clock = Clock(engine_time)
+        answers.append(play(fixed, engines[2], "c", engine_time=engine_time))
+        clock.lap("rollout")
+        answers.append(play(paired, engines[3], "d"))
+        idle_frac = clock.metrics(0.0)["perf/gpu_idle_frac"]
+        queue.put((number, answers, [(engine.played, engine.most_waiting) for engine in engines], idle_frac))
 
 
 def launch(world: int, fails: bool = False) -> list[tuple]:
-    """Return (answers, work) of every rank."""
+    """Return (answers, work, share of the dealt rollout without work) of every rank."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -103,16 +111,19 @@ def launch(world: int, fails: bool = False) -> list[tuple]:
 
 
 def check(found: list[tuple]) -> None:
-    for answers, _ in found:
+    for answers, *_ in found:
         assert answers == [[f"{name}{i}" for i in range(TASKS)] for name in "abcd"]
     for stolen in (0, 1):
-        slow, *others = [work[stolen] for _, work in found]
+        slow, *others = [work[stolen] for _, work, _ in found]
         assert slow[0] + sum(played for played, _ in others) == TASKS
         assert slow[0] < min(played for played, _ in others)
         assert max(waiting for _, waiting in (slow, *others)) <= 4
     for dealt, ranks_per_engine in ((2, 1), (3, 2)):
         share = TASKS * ranks_per_engine // len(found)
-        assert {work[dealt] for _, work in found} == {(share, share)}
+        assert {work[dealt] for _, work, _ in found} == {(share, share)}
+    # All but the slow rank wait for it, most of the time; every rank knows the mean.
+    (idle_frac,) = {idle_frac for *_, idle_frac in found}
+    assert (1 - 1 / len(found)) / 4 < idle_frac < 1
 
 
 @pytest.mark.timeout(120)

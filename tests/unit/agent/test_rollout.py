@@ -13,6 +13,7 @@ from components.contracts.answer import exact_match
 from components.contracts.episode import StopReason
 from components.contracts.passage import Passage, ScoredPassage
 from components.search.concurrent import ConcurrentSearch
+from components.train.clock import WorkTime
 
 LOOP = LoopConfig(max_searches=2, max_turn_tokens=64, max_observation_tokens=200, max_context_tokens=2_000)
 FIRST_MERGE = 0x110000
@@ -150,6 +151,16 @@ def test_searches_of_many_episodes_run_beside_each_other(make_engine, make_tasks
     assert time.monotonic() - started_s < 1.0
     assert [episode.answer for episode in episodes] == [str(i) for i in range(16)]
     assert all(f"found {i}" in tokenizer.decode(e.token_ids) for i, e in enumerate(episodes))
+
+
+@pytest.mark.parametrize("reproducible", [False, True])
+def test_waiting_for_searches_is_no_time_of_the_engine(make_engine, make_tasks, tokenizer, reproducible):
+    engine_time, started_s = WorkTime(), time.monotonic()
+    engine = BatchEngine(make_engine([["<search>a</search>", "<answer>x</answer>"]] * 4))
+    with ConcurrentSearch(SlowSearcher(), 1) as client:
+        tasks = make_tasks(*"p" * 4)
+        rollout(engine, client, tasks, LOOP, tokenizer, reproducible=reproducible, engine_time=engine_time)
+    assert 0 < engine_time.seconds() <= time.monotonic() - started_s - 0.2
 
 
 class BatchEngine:
