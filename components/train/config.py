@@ -111,7 +111,7 @@ class ParallelConfig(StepConfig):
     activation_checkpointing: bool = False
     """Keep only the input of each layer and compute the rest again in the backward pass: a third more work."""
     compile_layers: bool = False
-    """Fuse the norms and gated units of each layer with torch.compile: a slow first step, faster ones after it."""
+    """Fuse what layers and head do between matrix products (torch.compile): a slow first step, faster ones after it."""
     cpu_offload: bool = False
     """Keep weights, gradients and optimizer states in the machine's memory between uses."""
     share_rollouts: Literal["fixed", "stealing"] = "fixed"

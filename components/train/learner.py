@@ -18,7 +18,7 @@ from components.train.losses import kl_loss, likelihood_guard, policy_loss, valu
 from components.train.model import Critic, TokenScorer, frozen_copy, in_flat_order
 from components.train.packing import EpisodeTokens, PackedRows, pack
 from components.train.ranks import device, max_over_ranks, rank, sum_over_ranks, world_size
-from components.train.sharding import release, shard, whole
+from components.train.sharding import hold_whole, release, shard, whole
 from components.train.update_guard import UpdateGuard
 
 
@@ -72,12 +72,12 @@ class Learner:
         if self.config.algorithm == "ppo":
             self.critic = Critic(self.policy)
         if self.config.loss.kl_coefficient and not self.config.is_supervised:
-            self.reference = TokenScorer(frozen_copy(self.policy))
+            self.reference = TokenScorer(frozen_copy(self.policy), fused=parallel.compile_layers)
             shard(self.reference, self.reference.model.base_model, parallel, trained=False)
         if self.critic is not None:
             shard(self.critic, self.critic.backbone, parallel, trained=True)
             self.optimizers["critic"] = _adamw(self.critic, self.config.critic_optimizer)
-        self.scorer = TokenScorer(self.policy)
+        self.scorer = TokenScorer(self.policy, fused=parallel.compile_layers)
         shard(self.scorer, self.policy.base_model, parallel, trained=True)
         self.optimizers["policy"] = _adamw(self.policy, self.config.policy_optimizer)
 
@@ -187,13 +187,20 @@ class Learner:
     ) -> dict[str, float]:
         """Accumulate gradients over micro-batches; the global token count makes their split irrelevant."""
         totals: dict[str, float] = {}
-        for rows in batches:
+        for number, rows in enumerate(batches, start=1):
             before_pass()
-            _add(totals, self._backward(rows, flat[rows.order_M.cpu()], minibatch))
+            self._hold_whole(number < len(batches))
+            _add(totals, self._backward(rows, flat[rows.order_M], minibatch))
         totals = _over_ranks(totals)
         finite = bool(np.isfinite(totals["sum/loss/policy"]))
         totals |= self.step_optimizers(finite=finite, policy_tokens=totals["kept_tokens"])
         return totals | {"tokens": float(len(flat)), "updates": 1.0}
+
+    def _hold_whole(self, hold: bool) -> None:
+        # What is offloaded has no room to stay on the GPU.
+        for module in () if self.config.parallel.cpu_offload else (self.scorer, self.critic):
+            if module is not None:
+                hold_whole(module, hold)
 
     def _backward(self, rows: PackedRows, index: torch.Tensor, minibatch: _Minibatch) -> dict[str, float]:
         targets = minibatch.targets

@@ -27,22 +27,25 @@ def _hidden_states(backbone: nn.Module, rows: PackedRows) -> torch.Tensor:
     return output.last_hidden_state[rows.row_M, rows.column_M]
 
 
-def token_logprobs(model, rows: PackedRows, temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
+def token_logprobs(
+    model, rows: PackedRows, temperature: float, *, fused: bool = False
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Return (log-probability of each trained token, entropy of its distribution), both [M], float32."""
     hidden_MH = _hidden_states(model.base_model, rows)
-    return head_logprobs(hidden_MH, model.get_output_embeddings().weight, rows.targets_M, temperature)
+    return head_logprobs(hidden_MH, model.get_output_embeddings().weight, rows.targets_M, temperature, fused=fused)
 
 
 class TokenScorer(nn.Module):
     """A causal language model that answers with log-probabilities; sharding gathers parameters around its calls."""
 
-    def __init__(self, model) -> None:
+    def __init__(self, model, *, fused: bool = False) -> None:
         super().__init__()
         self.model = model
+        self._fused = fused
 
     def forward(self, rows: PackedRows, temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
         """Return (log-probability of each trained token, entropy of its distribution), both [M], float32."""
-        return token_logprobs(self.model, rows, temperature)
+        return token_logprobs(self.model, rows, temperature, fused=self._fused)
 
 
 class Critic(nn.Module):
@@ -71,5 +74,5 @@ def in_flat_order(batches: Sequence[PackedRows], compute, num_tokens: int) -> to
     """Return `compute(batch)` of every batch of all ranks in the flat order of the packed sequences, [M] on CPU."""
     flat_M = torch.zeros(num_tokens)
     for batch in batches:
-        flat_M[batch.order_M.cpu()] = compute(batch).float().cpu()
+        flat_M[batch.order_M] = compute(batch).float().cpu()
     return summed_tensor(flat_M)

@@ -34,7 +34,8 @@ class PackedRows:
     column_M: torch.Tensor
     targets_M: torch.Tensor
     order_M: torch.Tensor
-    """Index of each trained token in the flat order of the sequences given to `pack`."""
+    """Index of each trained token in the flat order of the sequences given to `pack`; always in the host's memory,
+    where it is used: a copy from a GPU would wait for all passes before it."""
     segment_starts: torch.Tensor
     """First token of each episode, and of each row's padding, in the rows laid end to end; the end last; int32."""
     longest_segment: int
@@ -142,6 +143,6 @@ def _batch(
         ids.append(row_ids + [pad_id] * padding)
         positions.append(row_positions + [0] * padding)
         segments.append(row_segments + [-1] * padding)
-    tensors = (torch.tensor(x, device=device) for x in (ids, positions, segments, row_M, column_M, targets_M, order_M))
+    tensors = (torch.tensor(x, device=device) for x in (ids, positions, segments, row_M, column_M, targets_M))
     starts_t = torch.tensor(starts_of_segments, dtype=torch.int32)
-    return PackedRows(*tensors, starts_t.to(device), int(starts_t.diff().max()))
+    return PackedRows(*tensors, torch.tensor(order_M), starts_t.to(device), int(starts_t.diff().max()))

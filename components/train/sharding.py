@@ -44,16 +44,16 @@ def shard(root: nn.Module, backbone: nn.Module, config: ParallelConfig, *, train
     for layer in layers_of(backbone):
         layer.to(kept_dtype)
         if config.compile_layers:
-            fuse_between_attention(layer)
+            # Its forward alone: sharding and checkpointing hook into the call around it.
+            layer.forward = torch.compile(layer.forward, dynamic=True)
         if config.activation_checkpointing and trained:
             checkpoint(layer)
         fully_shard(layer, **settings)
     root.to(kept_dtype)
     fully_shard(root, **settings)
-    for module in root.modules():
-        if isinstance(module, FSDPModule):
-            module.set_force_sum_reduction_for_comms(True)
-            module.set_gradient_divide_factor(1.0)
+    for unit in _units_of(root) if world_size() > 1 else []:
+        unit.set_force_sum_reduction_for_comms(True)
+        unit.set_gradient_divide_factor(1.0)
 
 
 def release(module: nn.Module) -> None:
@@ -61,16 +61,23 @@ def release(module: nn.Module) -> None:
 
     That is the outermost unit, with embeddings and head, and everything where one rank has all the shards.
     """
-    for unit in module.modules():
-        if isinstance(unit, FSDPModule):
-            unit.reshard()
+    for unit in _units_of(module):
+        unit.reshard()
 
 
-def fuse_between_attention(layer: nn.Module) -> None:
-    """Compile what lies between two attentions, where half precision spends its time on memory, not on products."""
-    for child in layer.children():
-        if not type(child).__name__.endswith("Attention"):
-            child.compile(dynamic=True)
+def hold_whole(module: nn.Module, hold: bool) -> None:
+    """Say whether backward passes from now on leave gathered weights and their gradients where they are.
+
+    One rank alone gathers from itself: between the passes of an update that is a copy of everything for nothing. The
+    last pass of an update must not hold. Several ranks never do: each would have the whole model in memory.
+    """
+    for unit in _units_of(module) if world_size() == 1 else []:
+        unit.set_reshard_after_backward(not hold, recurse=False)
+        unit.set_requires_gradient_sync(not hold, recurse=False)
+
+
+def _units_of(module: nn.Module) -> list[FSDPModule]:
+    return [unit for unit in module.modules() if isinstance(unit, FSDPModule)]
 
 
 def layers_of(backbone: nn.Module) -> nn.ModuleList:

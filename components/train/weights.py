@@ -47,6 +47,6 @@ def own_logprobs(learner: Learner, token_ids: Sequence[int]) -> list[float]:
         sequences, config.row_tokens, config.micro_batch_rows, learner.pad_id, learner.device, rank=0, world_size=1
     )
     logprobs_M = torch.empty(len(trained))
-    logprobs_M[rows.order_M.cpu()] = learner.scorer(rows, 1.0)[0].float().cpu()
+    logprobs_M[rows.order_M] = learner.scorer(rows, 1.0)[0].float().cpu()
     release(learner.scorer)
     return logprobs_M.tolist()

@@ -3,10 +3,11 @@
 import pytest
 import torch
 import torch.distributed as dist
+from torch._dynamo.utils import counters
 from torch.distributed.fsdp import FSDPModule
 
 from components.train.config import ParallelConfig
-from components.train.learner import Learner
+from components.train.learner import Learner, Targets
 from components.train.weights import own_logprobs
 from tests.integration.test_ranks import EPISODES, everything, train_on
 from tests.unit.train.conftest import invented_experience, small_config, tiny_policy
@@ -19,8 +20,9 @@ def world_of_one():
     dist.destroy_process_group()
 
 
-def trained(**options) -> list[torch.Tensor]:
-    learner = Learner(tiny_policy(), small_config(parallel=ParallelConfig(**options).model_dump()), 0)
+def trained(micro_batch_rows: int = 2, **options) -> list[torch.Tensor]:
+    parallel = ParallelConfig(**options).model_dump()
+    learner = Learner(tiny_policy(), small_config(micro_batch_rows=micro_batch_rows, parallel=parallel), 0)
     for name, module in learner.modules().items():
         learner.optimizers[name] = torch.optim.SGD(module.parameters(), 0.1)
     for step in range(2):
@@ -47,6 +49,44 @@ def test_option_changes_no_weight(options):
 
 
 @pytest.mark.usefixtures("world_of_one")
+def test_passes_of_an_update_add_up():
+    """Between them weights and gradients stay whole, which must not lose what any of the passes found."""
+    for one, several in zip(trained(micro_batch_rows=64), trained(micro_batch_rows=1), strict=True):
+        torch.testing.assert_close(several, one, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.usefixtures("world_of_one")
+def test_one_rank_gathers_once_for_all_passes_of_an_update():
+    learner = Learner(tiny_policy(), small_config(algorithm="grpo", micro_batch_rows=1), 0)
+    experience = invented_experience(EPISODES)
+    old = learner.score(experience)[0]
+    signs = torch.arange(experience.num_tokens) % 3 - 1.0
+    held = []
+    for step in range(2):
+        targets = Targets(old, signs, signs, signs, signs, signs < 2)
+        learner.update(experience, targets, step, before_pass=lambda: held.append(whole_units(learner.scorer)))
+    passes = len(held) // 2
+    assert passes > 2
+    assert held == [0, *[num_units(learner.scorer)] * (passes - 1)] * 2
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.usefixtures("world_of_one")
+def test_one_compiled_graph_serves_all_layers_and_lengths():
+    """A break in the graph, or a graph for every length, would cost the speed and say nothing."""
+    torch.compiler.reset()
+    counters.clear()
+    config = small_config(algorithm="grpo", micro_batch_rows=1, parallel={"compile_layers": True})
+    learner = Learner(tiny_policy(), config, 0)
+    for step, episodes in enumerate((5, EPISODES, 8)):
+        train_on(learner, invented_experience(episodes), step)
+    graphs = ("layer of the reference", "layer with gradients", "scores of the head", "its gradient")
+    assert counters["stats"]["unique_graphs"] == len(graphs)
+    assert not counters["graph_break"]
+
+
+@pytest.mark.usefixtures("world_of_one")
 def test_nothing_stays_whole_after_passes_without_a_backward_one():
     """One GPU would hold policy, critic and reference whole beside the update and the rollout."""
     learner = Learner(tiny_policy(), small_config(minibatches=2, correction={"mode": "decoupled"}), 0)
@@ -59,10 +99,18 @@ def test_nothing_stays_whole_after_passes_without_a_backward_one():
     assert not any(map(whole_units, modules)), "after an update"
 
 
-def whole_units(module: torch.nn.Module) -> int:
+def units_of(module: torch.nn.Module) -> list[FSDPModule]:
     units = [unit for unit in module.modules() if isinstance(unit, FSDPModule)]
     assert units
-    return sum(unit._get_fsdp_state()._fsdp_param_group.is_unsharded for unit in units)
+    return units
+
+
+def num_units(module: torch.nn.Module) -> int:
+    return len(units_of(module))
+
+
+def whole_units(module: torch.nn.Module) -> int:
+    return sum(unit._get_fsdp_state()._fsdp_param_group.is_unsharded for unit in units_of(module))
 
 
 @pytest.mark.usefixtures("world_of_one")

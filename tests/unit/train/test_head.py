@@ -1,5 +1,7 @@
 """The chunked head against the plain computation, gradients included."""
 
+from functools import partial
+
 import pytest
 import torch
 
@@ -25,13 +27,17 @@ def drawn(dtype=torch.float32, num_tokens=11):
     return hidden_MH, weight_VH, torch.randint(29, (num_tokens,))
 
 
+SLOW = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+
+@pytest.mark.parametrize("fused", [pytest.param(False, id="eager"), pytest.param(True, id="compiled", marks=SLOW)])
 @pytest.mark.parametrize(("elements", "temperature"), CASES)
-def test_values_and_gradients_are_those_of_the_plain_head(elements, temperature, monkeypatch):
+def test_values_and_gradients_are_those_of_the_plain_head(elements, temperature, fused, monkeypatch):
     monkeypatch.setattr(head, "LOGITS_PER_CHUNK", elements)
     hidden_MH, weight_VH, targets_M = drawn()
     pull_M, weigh_M = torch.randn(11), torch.randn(11)
     found = []
-    for compute in (head_logprobs, plain):
+    for compute in (partial(head_logprobs, fused=fused), plain):
         logprobs_M, entropy_M = compute(hidden_MH, weight_VH, targets_M, temperature)
         loss = (pull_M * logprobs_M + weigh_M * entropy_M).sum()
         found.append((logprobs_M, entropy_M, *torch.autograd.grad(loss, (hidden_MH, weight_VH))))
