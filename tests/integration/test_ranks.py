@@ -175,6 +175,21 @@ def work(number: int, world: int, port: int, folder: str) -> None:
     torch.save(found, Path(folder) / f"{number}.pt")
 
 
+def compiled_work(number: int, world: int, port: int, folder: str) -> None:
+    os.environ |= {"RANK": str(number), "WORLD_SIZE": str(world), "LOCAL_RANK": str(number)}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    parallel = ParallelConfig(cpu_ranks=world, compile_layers=True, activation_checkpointing=True)
+    with joined(parallel):
+        torch.save(updated_weights("ppo", parallel), Path(folder) / f"{number}.pt")
+
+
+def spawn(task, world: int, folder: Path) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    torch.multiprocessing.spawn(task, args=(world, port, str(folder)), nprocs=world)
+
+
 @pytest.fixture(scope="module")
 def alone() -> dict[str, dict[str, torch.Tensor]]:
     return {algorithm: updated_weights(algorithm, ParallelConfig()) for algorithm in ALGORITHMS}
@@ -184,10 +199,7 @@ def alone() -> dict[str, dict[str, torch.Tensor]]:
 def together(request, tmp_path_factory) -> list[dict]:
     """What each rank of a world found."""
     folder = tmp_path_factory.mktemp("ranks")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    torch.multiprocessing.spawn(work, args=(request.param, port, str(folder)), nprocs=request.param)
+    spawn(work, request.param, folder)
     request.config.stash[FOLDERS] = request.config.stash.get(FOLDERS, {}) | {request.param: folder}
     return [torch.load(folder / f"{number}.pt") for number in range(request.param)]
 
@@ -210,6 +222,16 @@ def test_ranks_agree_on_every_bit(together):
     for other in others:
         for algorithm in ALGORITHMS:
             assert all(torch.equal(first[algorithm][name], other[algorithm][name]) for name in first[algorithm])
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_ranks_that_compile_and_compute_activations_again_end_with_the_same_weights(alone, tmp_path):
+    spawn(compiled_work, 2, tmp_path)
+    for number in range(2):
+        found = torch.load(tmp_path / f"{number}.pt")
+        for name, value in alone["ppo"].items():
+            torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.timeout(300)

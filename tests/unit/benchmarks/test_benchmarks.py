@@ -8,7 +8,7 @@ from dataclasses import asdict, replace
 import pytest
 import torch
 
-from benchmarks import gpu, record, rollout, update, update_side
+from benchmarks import gpu, gpu_models, record, rollout, update, update_side
 from benchmarks.lock_step import lock_step_rollout
 from benchmarks.record import alone, compared, table, write_record
 from benchmarks.rollout import TRL_PYTHON, measure_case
@@ -208,14 +208,13 @@ def test_trl_update_does_the_same_work():
 
 def test_the_gpu_benchmark_runs_at_toy_size():
     """No figure is looked at: the calls are those a GPU gets."""
-    cases = gpu.update_cases(gpu.TOY, 600, 1, 0.05, 0.0) + gpu.decode_cases(gpu.TOY, 3, 20, 4, 0.0)
-    cases += gpu.publish_case(gpu.TOY)
-    assert [case.unit for case in cases] == ["tokens/s", "tokens/s", "tokens/s", "s"]
-    assert all(case.ours > 0 for case in cases)
+    cases = [case for _, work in gpu.toy_plan() for case in work()]
+    assert [case.unit for case in cases] == ["tokens/s"] * 3 + ["s"] * 5 + ["model tokens/s"]
+    assert all(case.ours > 0 for case in cases if not case.case.startswith("decode"))
 
 
 def test_drawn_episodes_have_the_lengths_of_search_runs():
-    episodes = gpu.drawn_episodes(400, 100, 1.0)
+    episodes = gpu_models.drawn_episodes(400, 100, 1.0)
     lengths = [len(episode.token_ids) for episode in episodes]
     trained = sum(len(episode.trained_positions) for episode in episodes)
     assert 1000 < sum(lengths) / len(lengths) < 1500

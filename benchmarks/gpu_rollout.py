@@ -1,0 +1,223 @@
+"""Decoding, rollouts and whole steps of training on one GPU, for `bench-gpu`.
+
+Random weights end no turn: turns and observations have drawn lengths, and an observation is there at once, as from a
+search without latency.
+"""
+
+import itertools
+import random
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from benchmarks.gpu_models import (
+    Model,
+    Words,
+    drawn_episodes,
+    invented_targets,
+    learner_of,
+    random_model,
+    synchronised,
+    training_dtype,
+)
+from benchmarks.record import Case, alone
+from components.agent.config import VllmConfig
+from components.agent.engines.protocol import TrainedEngine, TurnRequest
+from components.agent.engines.publishing import GENERATED_TOKENS, PROBE_TOKENS, check_weights
+from components.agent.engines.torch_engine import TorchEngine
+from components.contracts.episode import Episode
+from components.train.cost import ModelShape, decode_roof_tokens_per_s
+from components.train.experience import gather_experience
+from components.train.packing import EpisodeTokens
+from components.train.sharding import whole_parameters
+from components.train.weights import own_logprobs
+
+CACHE_BYTES = 24 << 30
+"""vLLM's key-value cache: 256 sequences of 2,500 tokens at 3 B."""
+PROBE_TOLERANCE_NATS = 0.1
+ASLEEP = Model("Qwen2.5-0.5B", 896, 4864, 24, 14, 2, 151_936, True, 8192, False)
+
+
+def installed_engines() -> list[str]:
+    """Return the engines that can be measured here."""
+    return ["torch", *["vllm"] * bool(find_spec("vllm"))]
+
+
+@contextmanager
+def engine_of(
+    name: str, model: Model, num_slots: int, max_context_tokens: int, *, sleeps: bool = False
+) -> Iterator[TrainedEngine]:
+    """Hold an engine with random weights of its own."""
+    policy = random_model(model, training_dtype())
+    if name == "torch":
+        yield TorchEngine(policy, Words(), num_slots=num_slots, max_context_tokens=max_context_tokens)
+        return
+    from components.agent.engines.vllm_engine import VllmEngine
+
+    settings = VllmConfig(kv_cache_bytes=CACHE_BYTES, gpu_memory_frac=0.3, sleep_between_rollouts=sleeps)
+    with tempfile.TemporaryDirectory() as folder:
+        policy.save_pretrained(folder)
+        del policy
+        engine = VllmEngine(
+            Path(folder), Words(), num_slots=num_slots, max_context_tokens=max_context_tokens, settings=settings
+        )
+        try:
+            yield engine
+        finally:
+            engine.close()
+
+
+def decode_cases(
+    engine_name: str, model: Model, num_slots: int, context: int, new_tokens: int, bandwidth: float
+) -> list[Case]:
+    """Return tokens/s of `num_slots` sequences of `context` tokens, their share of the memory roof, and of prefill.
+
+    Decoding is the difference between a longer and a shorter answer to the same prompts: engines prefill differently.
+    """
+    rng = random.Random(0)
+    prompts = [[rng.randrange(model.vocabulary) for _ in range(context)] for _ in range(num_slots)]
+    numbers = itertools.count()
+
+    def seconds_of(engine: TrainedEngine, limit: int) -> float:
+        asked = list(itertools.islice(numbers, num_slots))
+        for number, prompt in zip(asked, prompts, strict=True):
+            engine.add_request(TurnRequest(number, prompt, limit, 1.0, number, stop_strings=()))
+        seconds = synchronised(lambda: [engine.step() for _ in iter(engine.has_unfinished, False)])
+        for number in asked:
+            engine.release(number)
+        return seconds
+
+    with engine_of(engine_name, model, num_slots, context + new_tokens + 1) as engine:
+        seconds_of(engine, 2)
+        engine.reset_cache()
+        prefill_s = seconds_of(engine, 1)
+        pairs = [(seconds_of(engine, 1), seconds_of(engine, 1 + new_tokens)) for _ in range(3)]
+    rates = [num_slots * new_tokens / (longer_s - shorter_s) for shorter_s, longer_s in pairs]
+    name = f"decode, {engine_name}, {model.name}, {num_slots} sequences of {context} tokens"
+    cases = [
+        alone(name, rates, "tokens/s"),
+        alone(f"prefill{name.removeprefix('decode')}", [num_slots * context / prefill_s], "tokens/s"),
+    ]
+    roof = roof_tokens_per_s(model, num_slots, context + new_tokens / 2, bandwidth)
+    return cases + roof_case(name, rates, roof)
+
+
+def step_cases(
+    engine_name: str, model: Model, num_episodes: int, num_slots: int, scale: float, bandwidth: float
+) -> list[Case]:
+    """Return the seconds of the parts of a step on `num_episodes` episodes, and the rate of its rollout.
+
+    The engine is probed after every publish; a step is made once before those that count.
+    """
+    plans = drawn_episodes(num_episodes, model.vocabulary, scale, seed=2)
+    learner = learner_of(model, random_model(model, training_dtype()))
+    probe = plans[0].token_ids[:PROBE_TOKENS]
+    longest = max(len(probe) + GENERATED_TOKENS, *(len(plan.token_ids) for plan in plans))
+    laps: dict[str, list[float]] = {name: [] for name in ("rollout", "score", "update", "publish", "whole step")}
+    rates, cached_frac = [], []
+
+    def lap(name: str, started_s: float) -> float:
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        laps[name].append(time.perf_counter() - started_s)
+        return time.perf_counter()
+
+    with engine_of(engine_name, model, num_slots, longest + 1) as engine:
+        for step in range(3):
+            began_s = time.perf_counter()
+            episodes = play(engine, plans, step)
+            now_s = lap("rollout", began_s)
+            rates.append(sum(episode.num_model_tokens for episode in episodes) / laps["rollout"][-1])
+            experience = gather_experience(episodes, [], np.zeros(len(episodes)), mask_retrieved=True)
+            learner.score(experience)
+            now_s = lap("score", now_s)
+            learner.update(experience, invented_targets(experience), step)
+            now_s = lap("update", now_s)
+            engine.publish(whole_parameters(learner.policy))
+            check_weights(engine, probe, lambda ids: own_logprobs(learner, ids), PROBE_TOLERANCE_NATS)
+            lap("publish", now_s)
+            lap("whole step", began_s)
+            if engine_name == "vllm":
+                cached_frac.append(engine.num_cached_prompt_tokens / engine.num_prompt_tokens)
+    how = f"{engine_name}, {model.name}{', critic' * model.critic}, {num_episodes} episodes, {num_slots} at a time"
+    cases = [alone(f"step, {how}: {part}", seconds[1:], "s") for part, seconds in laps.items()]
+    cases.append(alone(f"step, {how}: rollout", rates[1:], "model tokens/s"))
+    if cached_frac:
+        cases.append(alone(f"step, {how}: context found in the prefix cache", cached_frac[1:], "share of tokens"))
+    contexts = [position for plan in plans for position in plan.trained_positions]
+    roof = roof_tokens_per_s(model, num_slots, sum(contexts) / len(contexts), bandwidth)
+    return cases + roof_case(f"step, {how}: rollout", rates[1:], roof)
+
+
+def play(engine: TrainedEngine, plans: Sequence[EpisodeTokens], repeat: int) -> list[Episode]:
+    """Return episodes of the planned lengths: turns sampled by `engine`, prompts and observations as planned."""
+    episodes, turns = [], []
+    for plan in plans:
+        trained = plan.trained_positions
+        breaks = [i for i in range(1, len(trained)) if trained[i] != trained[i - 1] + 1]
+        bounds = itertools.pairwise([0, *breaks, len(trained)])
+        turns.append([(trained[begin], trained[end - 1] + 1) for begin, end in bounds])
+        episodes.append(Episode("", plan.token_ids[: trained[0]], trained[0]))
+
+    def ask(number: int) -> None:
+        start, end = turns[number][0]
+        ids, seed = episodes[number].token_ids, repeat * len(plans) + number
+        engine.add_request(TurnRequest(number, ids, end - start, 1.0, seed, stop_strings=()))
+
+    def add(episode: Episode, token_ids: Sequence[int], logprobs: Sequence[float], *, sampled: bool) -> None:
+        episode.token_ids.extend(token_ids)
+        episode.logprobs.extend(logprobs)
+        episode.is_model_token.extend([sampled] * len(token_ids))
+
+    for number in range(len(plans)):
+        ask(number)
+    while engine.has_unfinished():
+        for output in engine.step():
+            number = output.sequence_id
+            add(episodes[number], output.token_ids, output.logprobs, sampled=True)
+            _, end = turns[number].pop(0)
+            if turns[number]:
+                observation = plans[number].token_ids[end : turns[number][0][0]]
+                add(episodes[number], observation, [0.0] * len(observation), sampled=False)
+                ask(number)
+            else:
+                engine.release(number)
+    return episodes
+
+
+def sleep_cases(cycles: int) -> list[Case]:
+    """Return what `cycles` times of sleeping and being woken by new weights cost, and what they leave behind."""
+    weights = dict(random_model(ASLEEP, training_dtype()).named_parameters())
+    free_bytes, seconds, asleep_bytes = [], [], []
+    with engine_of("vllm", ASLEEP, 64, 2048, sleeps=True) as engine:
+        for _ in range(cycles):
+            awake = torch.cuda.mem_get_info()[0]
+            seconds.append(synchronised(engine.sleep))
+            asleep_bytes.append(torch.cuda.mem_get_info()[0] - awake)
+            seconds[-1] += synchronised(lambda: engine.publish(iter(weights.items())))
+            free_bytes.append(torch.cuda.mem_get_info()[0])
+    name = f"sleep and wake, vllm, {ASLEEP.name}, {cycles} cycles"
+    return [
+        alone(f"{name}: a cycle", seconds[1:], "s"),
+        alone(f"{name}: given back asleep", [given / 2**30 for given in asleep_bytes], "GiB"),
+        alone(f"{name}: memory lost from the first to the last", [(free_bytes[0] - free_bytes[-1]) / 2**20], "MiB"),
+    ]
+
+
+def roof_tokens_per_s(model: Model, num_sequences: int, context: float, bandwidth: float) -> float:
+    """Return the rate at which the memory delivers weights and caches once per token; 0 without a bandwidth."""
+    if not bandwidth:
+        return 0.0
+    shape = ModelShape.from_hf_config(model.hf_config().to_dict())
+    return decode_roof_tokens_per_s(shape, num_sequences, context, bytes_per_s=bandwidth, flops_per_s=989e12)
+
+
+def roof_case(name: str, rates: Sequence[float], roof: float) -> list[Case]:
+    """Return the rates as shares of `roof`, where that is known."""
+    return [alone(f"{name}: roof fraction", [rate / roof for rate in rates], "share of roof")] if roof else []
