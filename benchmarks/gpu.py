@@ -54,7 +54,11 @@ def update_cases(model: Model, num_tokens: int, repeats: int, scale: float, peak
         learner.optimizers = {}
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
-    seconds = [synchronised(lambda: learner.update(experience, targets, 0)) for _ in range(repeats + 1)][1:]
+    seconds = []
+    for _ in range(repeats + 1):
+        seconds.append(synchronised(lambda: learner.update(experience, targets, 0)))
+        learner.policy.zero_grad(set_to_none=True)
+    del seconds[0]
     lengths = [len(s.token_ids) for s in sequences]
     shape = ModelShape.from_hf_config(model.hf_config().to_dict())
     flops = 3 * forward_flops(shape, lengths, count) * (2 if model.critic else 1)

@@ -147,12 +147,12 @@ def step_cases(
                 cached_frac.append(engine.num_cached_prompt_tokens / engine.num_prompt_tokens)
     how = f"{engine_name}, {model.name}{', critic' * model.critic}, {num_episodes} episodes, {num_slots} at a time"
     cases = [alone(f"step, {how}: {part}", seconds[1:], "s") for part, seconds in laps.items()]
-    cases.append(alone(f"step, {how}: rollout", rates[1:], "model tokens/s"))
+    cases.append(alone(f"step, {how}: rollout rate", rates[1:], "model tokens/s"))
     if cached_frac:
         cases.append(alone(f"step, {how}: context found in the prefix cache", cached_frac[1:], "share of tokens"))
     contexts = [position for plan in plans for position in plan.trained_positions]
     roof = roof_tokens_per_s(model, num_slots, sum(contexts) / len(contexts), bandwidth)
-    return cases + roof_case(f"step, {how}: rollout", rates[1:], roof)
+    return cases + roof_case(f"step, {how}: rollout rate", rates[1:], roof)
 
 
 def play(engine: TrainedEngine, plans: Sequence[EpisodeTokens], repeat: int) -> list[Episode]:

@@ -171,14 +171,17 @@ def decode_roof_tokens_per_s(
     return num_sequences / step_s
 
 
-def activation_bytes_per_token(shape: ModelShape, bytes_per_number: int = 2) -> tuple[int, int]:
+def activation_bytes_per_token(shape: ModelShape, bytes_per_number: int = 2, *, fused: bool = False) -> tuple[int, int]:
     """Return the bytes per token that a layer keeps for its backward pass: (all of them, its input alone).
 
     A norm keeps its input in float32, the normalised input and its output, which is the next matrix's input;
-    attention keeps queries, keys, values and its output; the gated unit keeps four tensors of its own width.
+    attention keeps queries, keys, values and its output; the gated unit keeps four tensors of its own width. A `fused`
+    layer (torch.compile) keeps of a norm what went in and what came out, and of the unit three: what is cheap is
+    computed again.
     """
     hidden, heads = shape.hidden_size, shape.query_size + shape.kv_size
-    norms = 2 * hidden * (4 + 2 * bytes_per_number) + heads * (4 + bytes_per_number) * shape.qk_norm
+    kept_of_norm = 2 * bytes_per_number if fused else 4 + 2 * bytes_per_number
+    norms = 2 * hidden * kept_of_norm + heads * (4 + bytes_per_number) * shape.qk_norm
     attention = 2 * heads * bytes_per_number
-    gated_unit = 4 * shape.intermediate_size * bytes_per_number
+    gated_unit = (3 if fused else 4) * shape.intermediate_size * bytes_per_number
     return norms + attention + gated_unit, hidden * bytes_per_number

@@ -18,16 +18,16 @@ LOGITS_PER_CHUNK = 1 << 28
 """Largest chunk of logits that `head.py` computes at a time."""
 LOGIT_COPIES = 3
 """Float32 tensors of the size of such a chunk that exist together."""
+FUSED_LOGIT_COPIES = 2
+"""The same where the head is compiled: the logits, and their gradient in the compute type."""
 GATHERED_LAYERS = 2
 """Layers whose weights are whole at a time: the one at work and the one fetched ahead."""
 SAMPLING_BYTES_PER_LOGIT = 20
 """Logits, their float32 copy, log-probabilities and cumulative probabilities in float64."""
-ACTIVATIONS_FACTOR = 1.2
-"""Activations of a measured update over those that autograd is known to keep (benchmarks/results/gpu.json)."""
 CHECKPOINT_BYTES_PER_PARAMETER = 3 * FLOAT32_BYTES
 """Weight and two moments."""
-OPTIMIZER_COPIES = 3
-"""Copies of a module's shard that exist during its optimizer's step: measured there, the cause is not known."""
+OPTIMIZER_COPIES = 1
+"""Copies of a module's shard during its optimizer's step, at most: measured (benchmarks/results/gpu.json)."""
 VLLM_GRAPHS_BYTES = GIB
 """Recorded CUDA graphs of vLLM."""
 CONTEXT_BYTES = 1.5 * GIB
@@ -138,17 +138,18 @@ def _update_parts(config: TrainConfig, shape: ModelShape) -> list[MemoryPart]:
     # One GPU alone keeps what it gathered from the forward to the backward pass.
     weights = shape.num_parameters if num_gpus(config) == 1 else root + layers
     gathered_bytes = weights * width + root * width + layers * (width + FLOAT32_BYTES)
-    in_layer, input_only = activation_bytes_per_token(shape, width)
+    parallel = config.parallel
+    in_layer, input_only = activation_bytes_per_token(shape, width, fused=parallel.compile_layers)
+    kept = input_only if parallel.activation_checkpointing else in_layer
     # Beside what is kept there are the gradients of one layer and, when checkpointed, that layer computed again.
-    kept = input_only if config.parallel.activation_checkpointing else in_layer
-    working = in_layer * (2 if config.parallel.activation_checkpointing else 1)
+    layer_bytes = tokens * in_layer * (2 if parallel.activation_checkpointing else 1)
     chunk_bytes = FLOAT32_BYTES * min(LOGITS_PER_CHUNK, tokens * shape.vocab_size)
-    activations = ACTIVATIONS_FACTOR * tokens * (shape.num_layers * kept + working)
-    head_bytes = LOGIT_COPIES * chunk_bytes + 2 * FLOAT32_BYTES * shape.embedding_parameters
+    copies = FUSED_LOGIT_COPIES if parallel.compile_layers else LOGIT_COPIES
+    head_bytes = copies * chunk_bytes + 2 * FLOAT32_BYTES * shape.embedding_parameters
     return [
         MemoryPart("gathered weights and gradients", gathered_bytes, "passes"),
-        MemoryPart(f"activations of {tokens:,} tokens", activations, "passes"),
-        MemoryPart("logits and gradient of the head", head_bytes, "passes"),
+        MemoryPart(f"activations of {tokens:,} tokens", tokens * shape.num_layers * kept, "passes"),
+        MemoryPart("the layer at work, or the logits", max(layer_bytes, head_bytes), "passes"),
     ]
 
 

@@ -42,9 +42,11 @@ class Assumptions(StepConfig):
     observation_frac: float = Field(default=0.8, gt=0, le=1)
     """Tokens of an observation, as a share of the most it may take."""
     mfu: float = Field(default=0.35, gt=0, le=1)
-    """Share of the peak that forward and backward passes reach; updates reached 0.35 to 0.37 on an H200."""
-    decode_roof_frac: float = Field(default=0.5, gt=0, le=1)
-    """Share of the decode roof that the engine reaches: expected of vLLM; the torch engine reached 0.03 on an H200."""
+    """Share of the peak that forward and backward passes reach: compiled updates of 3 B 0.36 on an H200 with
+    activations computed again, and 0.46 without."""
+    decode_roof_frac: float = Field(default=0.15, gt=0, le=1)
+    """Share of the decode roof that the engine reaches: vLLM 0.14 to 0.17 on an H200 with all slots busy (1.5 B), and
+    0.05 over a rollout whose episodes all begin at once (3 B); the torch engine 0.03."""
     host_gb_per_s: float = Field(default=100.0, gt=0)
     """Memory bandwidth of a machine, for optimizers that work there."""
     bus_gb_per_s: float = Field(default=25.0, gt=0)

@@ -222,8 +222,10 @@ class VllmEngine:
 
 def _load(model: Any, named_tensors: Iterable[tuple[str, torch.Tensor]]) -> set[str]:
     """Copy tensors into `model` and return the names of parameters that got none; fused ones count by any part."""
+    # vLLM would round them itself, with a warning for each.
+    dtype = next(model.parameters()).dtype
     with torch.no_grad():
-        loaded = model.load_weights(iter(named_tensors))
+        loaded = model.load_weights((name, tensor.to(dtype)) for name, tensor in named_tensors)
     return {name for name, _ in model.named_parameters()} - set(loaded)
 
 

@@ -83,10 +83,11 @@ def test_flops_give_the_published_seconds(forwards, seconds):
     assert 3 * one == pytest.approx(train_flops_per_token(QWEN_3B, 2000) * 2560 * 2000)
 
 
-def test_rollouts_decode_at_half_of_the_published_roof():
-    phases = {phase.name: phase.seconds for phase in anchor("grpo", 5, num_slots=256).phases}
+def test_rollouts_decode_at_a_share_of_the_published_roof():
+    plan = anchor("grpo", 5, num_slots=256)
+    phases, share = {phase.name: phase.seconds for phase in plan.phases}, plan.assumed.decode_roof_frac
     # 320 episodes of a GPU write 600 tokens each; 49,000 tokens/s at 256 sequences of 1,200 tokens, here of 1,000.
-    assert phases["rollout: decode"] == pytest.approx(320 * 600 / (49_000 * 0.5), rel=0.12)
+    assert phases["rollout: decode"] == pytest.approx(320 * 600 / (49_000 * share), rel=0.12)
 
 
 @pytest.mark.parametrize("algorithm", ["ppo", "grpo"])
@@ -230,24 +231,33 @@ def test_engine_that_works_beside_the_update_needs_its_memory_then(ahead):
 MEASURED = json.loads((ROOT / "benchmarks" / "results" / "gpu.json").read_text())["cases"]
 
 
+COMPILED = {"compile_layers": True}
+RECOMPUTED = {"activation_checkpointing": True}
+
+
 @pytest.mark.parametrize(
-    ("case", "rows", "checkpointed"),
+    ("name", "rows", "options"),
     [
-        pytest.param("update, Qwen2.5-3B, rows of 8192, AdamW", 8192, False, id="all activations"),
-        pytest.param("update, Qwen2.5-3B, rows of 16384, compiled, checkpointing, AdamW", 16_384, True, id="inputs"),
+        pytest.param("Qwen2.5-3B", 8192, {}, id="3 B"),
+        pytest.param("Qwen2.5-3B", 8192, COMPILED, id="3 B, compiled"),
+        pytest.param("Qwen2.5-3B", 16_384, COMPILED, id="3 B, compiled, long rows"),
+        pytest.param("Qwen2.5-3B", 16_384, COMPILED | RECOMPUTED, id="3 B, compiled, inputs alone"),
+        pytest.param("Qwen2.5-1.5B", 16_384, COMPILED, id="1.5 B, compiled, long rows"),
     ],
 )
-def test_memory_of_an_update_is_what_a_gpu_allocated(case, rows, checkpointed):
-    parallel = {"gpus_per_node": 1, "compute_dtype": "bfloat16", "activation_checkpointing": checkpointed}
+def test_memory_of_an_update_is_what_a_gpu_allocated(name, rows, options):
+    words = {"compile_layers": "compiled", "activation_checkpointing": "checkpointing"}
+    case = ", ".join([f"update, {name}, rows of {rows}", *(words[key] for key in options), "AdamW: memory"])
+    (measured,) = (found["ours"] for found in MEASURED if found["case"] == case)
+    parallel = {"gpus_per_node": 1, "compute_dtype": "bfloat16"} | options
     config = TrainConfig.parse(
         {"algorithm": "grpo", "row_tokens": rows, "micro_batch_rows": 1, "loss": WITHOUT_KL, "parallel": parallel}
     )
     kept = [
         part
-        for part in memory_parts(config, QWEN_3B, 140 * GIB)
+        for part in memory_parts(config, KNOWN_SHAPES[f"Qwen/{name}"], 140 * GIB)
         if "engine" not in part.name and not part.name.startswith(("CUDA", "lost"))
     ]
-    (measured,) = (found["ours"] for found in MEASURED if found["case"] == f"{case}: memory")
     assert plan_memory.peak_bytes(kept) / GIB == pytest.approx(measured, rel=0.05)
 
 
