@@ -22,18 +22,18 @@ GOALS = {"lock_step": 5.0, "trl": 3.0}
 TRL_PYTHON = ROOT / ".venv-trl" / "bin" / "python"
 MODULES = {"ours": "benchmarks.rollout_sides", "lock_step": "benchmarks.rollout_sides", "trl": "benchmarks.trl_rollout"}
 SMALL_WORLD = Workload("bundled", 384, 256, 0.0, max_searches=3, max_turn_tokens=16, top_k=1)
-THINKING = Workload("rambling-0.5m", 96, 48, 0.0, max_searches=4, max_turn_tokens=128, top_k=3)
-LARGER = Workload("rambling-20m", 24, 12, 0.0, max_searches=3, max_turn_tokens=128, top_k=3)
+THINKING = Workload("rambling-0.5m", 256, 128, 0.0, max_searches=4, max_turn_tokens=128, top_k=3)
+LARGER = replace(THINKING, model="rambling-20m", num_episodes=96, num_slots=48)
 CASES: dict[str, tuple[Workload, int]] = {
     "bundled model, turns of 4 tokens, search 0 ms": (SMALL_WORLD, 5),
     "bundled model, turns of 4 tokens, search 200 ms": (
         replace(SMALL_WORLD, num_episodes=96, num_slots=64, search_latency_s=0.2),
         3,
     ),
-    "random 0.5 M, turns of 29 tokens, search 0 ms": (THINKING, 3),
+    "random 0.5 M, turns of 29 tokens, search 0 ms": (THINKING, 2),
     "random 0.5 M, turns of 29 tokens, search 200 ms": (replace(THINKING, search_latency_s=0.2), 2),
     "random 20 M, turns of 29 tokens, search 0 ms": (LARGER, 2),
-    "random 20 M, turns of 29 tokens, search 200 ms": (replace(LARGER, search_latency_s=0.2), 2),
+    "random 20 M, turns of 29 tokens, search 200 ms": (replace(LARGER, search_latency_s=0.2), 1),
 }
 """Workload and repeats of each case."""
 NOTES = (
