@@ -6,6 +6,10 @@ Every function treats the trained tokens of an episode as neighbours, however mu
 
 import numpy as np
 
+SMALLEST_SPREAD = 1e-4
+"""Standard deviation up to which differences between advantages are not blown up. Where no episode of a kind is right,
+all that is left of them is rounding, in the KL penalty: at full size it would push the policy in random directions."""
+
 
 def token_rewards(outcomes: np.ndarray, kl_NA: np.ndarray, mask_NA: np.ndarray, kl_coefficient: float) -> np.ndarray:
     """Return rewards per trained token [N, A]: -coefficient * k1 everywhere, plus the outcome on the last token.
@@ -38,7 +42,7 @@ def gae(
 def whiten(advantages_NA: np.ndarray, mask_NA: np.ndarray, kinds: np.ndarray) -> np.ndarray:
     """Return advantages with mean 0 and variance 1 over the trained tokens of each kind [N]; 0 on padding.
 
-    A kind with fewer than two tokens is centred only.
+    A kind with fewer than two tokens is centred only; one whose advantages hardly differ gets less than variance 1.
     """
     whitened_NA = np.zeros_like(advantages_NA)
     for kind in np.unique(kinds):
@@ -47,7 +51,7 @@ def whiten(advantages_NA: np.ndarray, mask_NA: np.ndarray, kinds: np.ndarray) ->
         if not values.size:
             continue
         scale = values.std(ddof=1) if values.size > 1 else 1.0
-        whitened_NA[chosen_NA] = (values - values.mean()) / (scale + 1e-8)
+        whitened_NA[chosen_NA] = (values - values.mean()) / max(scale + 1e-8, SMALLEST_SPREAD)
     return whitened_NA
 
 

@@ -119,6 +119,8 @@ def test_gae_is_zero_on_padding_whatever_stands_there():
         pytest.param([1.0, 2.0, 3.0], [-1.0, 0.0, 1.0], id="unbiased-variance"),
         pytest.param([5.0], [0.0], id="one-token-is-centred"),
         pytest.param([2.0, 2.0], [0.0, 0.0], id="no-spread"),
+        pytest.param([1e-9, 3e-9], [-1e-5, 1e-5], id="rounding-stays-small"),
+        pytest.param([0.0, 0.02], [-(0.5**0.5), 0.5**0.5], id="small-spread"),
         pytest.param([], [], id="no-tokens"),
     ],
 )
