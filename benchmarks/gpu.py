@@ -37,10 +37,9 @@ from benchmarks.gpu_rollout import decode_cases, installed_engines, sleep_cases,
 from benchmarks.record import Case, alone, table, write_record
 from components.train.config import ParallelConfig
 from components.train.cost import ModelShape, forward_flops
+from components.train.plan_time import Gpu
 from components.train.ranks import joined
-
-PEAKS = {"H100": (989e12, 3.35e12), "H200": (989e12, 4.8e12)}
-"""Part of the GPU's name -> (dense bfloat16 FLOP/s, bytes/s) of the vendor's datasheet."""
+from components.train.throughput import gpus_named
 
 
 def update_cases(model: Model, num_tokens: int, repeats: int, scale: float, peak_flops: float) -> list[Case]:
@@ -61,7 +60,7 @@ def update_cases(model: Model, num_tokens: int, repeats: int, scale: float, peak
     del seconds[0]
     lengths = [len(s.token_ids) for s in sequences]
     shape = ModelShape.from_hf_config(model.hf_config().to_dict())
-    flops = 3 * forward_flops(shape, lengths, count) * (2 if model.critic else 1)
+    flops = 3 * (forward_flops(shape, lengths, count) + model.critic * forward_flops(shape, lengths, 0))
     what = "AdamW" if model.steps_optimizer else "no optimizer"
     how = ", compiled" * model.compiled + ", checkpointing" * model.checkpointing
     name = f"update, {model.name}{', critic' * model.critic}, rows of {model.row_tokens}{how}, {what}"
@@ -103,8 +102,8 @@ def main() -> None:
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
     if not gpu and not given.toy:
         raise SystemExit("bench-gpu needs a GPU; --toy makes the same calls on a CPU")
-    peak, bandwidth = next((v for k, v in PEAKS.items() if k in gpu), (0.0, 0.0))
-    plan = toy_plan() if given.toy else full_plan(peak, bandwidth)
+    known = next(iter(gpus_named(gpu)), None)
+    plan = toy_plan() if given.toy else full_plan(known)
     cases: list[Case] = []
     parallel = ParallelConfig(gpus_per_node=1 if gpu else 0)
     for name, work in plan:
@@ -132,9 +131,10 @@ def toy_plan() -> list[tuple[str, Callable[[], list[Case]]]]:
     ]
 
 
-def full_plan(peak_flops: float, bandwidth: float) -> list[tuple[str, Callable[[], list[Case]]]]:
+def full_plan(gpu: Gpu | None) -> list[tuple[str, Callable[[], list[Case]]]]:
     """Return the cases for a GPU of 141 GB: (name, what to do), the most telling ones first."""
     updates = ((MIDDLE, 130_000), (WIDE, 130_000), (SMALL, 130_000), (LARGE, 65_000), (PLAIN, 65_000), (TIGHT, 65_000))
+    peak_flops, bandwidth = (gpu.flops_per_s("bfloat16"), gpu.bandwidth_tb_per_s * 1e12) if gpu else (0.0, 0.0)
     critic = replace(SMALL, critic=True, row_tokens=8192)
     engines = installed_engines()
     # The torch engine takes minutes for as many episodes.

@@ -119,7 +119,7 @@ def step_cases(
     learner = learner_of(model, random_model(model, training_dtype()))
     probe = plans[0].token_ids[:PROBE_TOKENS]
     longest = max(len(probe) + GENERATED_TOKENS, *(len(plan.token_ids) for plan in plans))
-    laps: dict[str, list[float]] = {name: [] for name in ("rollout", "score", "update", "publish", "whole step")}
+    laps: dict[str, list[float]] = {name: [] for name in ("rollout", "experience", "update", "publish", "whole step")}
     rates, cached_frac = [], []
 
     def lap(name: str, started_s: float) -> float:
@@ -136,7 +136,7 @@ def step_cases(
             rates.append(sum(episode.num_model_tokens for episode in episodes) / laps["rollout"][-1])
             experience = gather_experience(episodes, [], np.zeros(len(episodes)), mask_retrieved=True)
             learner.score(experience)
-            now_s = lap("score", now_s)
+            now_s = lap("experience", now_s)
             learner.update(experience, invented_targets(experience), step)
             now_s = lap("update", now_s)
             engine.publish(whole_parameters(learner.policy))

@@ -7,8 +7,10 @@ Every function treats the trained tokens of an episode as neighbours, however mu
 import numpy as np
 
 SMALLEST_SPREAD = 1e-4
-"""Standard deviation up to which differences between advantages are not blown up. Where no episode of a kind is right,
-all that is left of them is rounding, in the KL penalty: at full size it would push the policy in random directions."""
+SMALLEST_SPREAD_FRAC = 0.1
+"""A kind whose advantages spread less, absolutely or as a share of the spread of all kinds, is not blown up to variance
+1. Where no episode of a kind is right, all that is left is rounding in the KL penalty: at full size it would push the
+policy in random directions."""
 
 
 def token_rewards(outcomes: np.ndarray, kl_NA: np.ndarray, mask_NA: np.ndarray, kl_coefficient: float) -> np.ndarray:
@@ -45,13 +47,15 @@ def whiten(advantages_NA: np.ndarray, mask_NA: np.ndarray, kinds: np.ndarray) ->
     A kind with fewer than two tokens is centred only; one whose advantages hardly differ gets less than variance 1.
     """
     whitened_NA = np.zeros_like(advantages_NA)
+    everywhere = advantages_NA[mask_NA]
+    smallest = max(SMALLEST_SPREAD, SMALLEST_SPREAD_FRAC * everywhere.std()) if everywhere.size else SMALLEST_SPREAD
     for kind in np.unique(kinds):
         chosen_NA = mask_NA & (kinds == kind)[:, None]
         values = advantages_NA[chosen_NA]
         if not values.size:
             continue
         scale = values.std(ddof=1) if values.size > 1 else 1.0
-        whitened_NA[chosen_NA] = (values - values.mean()) / max(scale + 1e-8, SMALLEST_SPREAD)
+        whitened_NA[chosen_NA] = (values - values.mean()) / max(scale + 1e-8, smallest)
     return whitened_NA
 
 

@@ -40,6 +40,7 @@ class _HeadLogprobs(torch.autograd.Function):
         for chunk in _chunks(len(hidden_MH), len(weight_VH)):
             logits_KV = _matmul(hidden_MH[chunk], weight_VH.T)
             logprobs_M[chunk], entropy_M[chunk] = scores(logits_KV, targets_M[chunk], temperature)
+            del logits_KV
         ctx.save_for_backward(hidden_MH, weight_VH, targets_M, entropy_M)
         ctx.temperature, ctx.fused = temperature, fused
         return logprobs_M, entropy_M
@@ -56,6 +57,7 @@ class _HeadLogprobs(torch.autograd.Function):
             grad_logits_KV = gradient(logits_KV, *of_chunk, ctx.temperature, weight_VH.dtype)
             grad_hidden_MH[chunk] = grad_logits_KV @ weight_VH
             grad_weight_VH += _matmul(grad_logits_KV.T, hidden_MH[chunk])
+            del logits_KV, grad_logits_KV
         return grad_hidden_MH, grad_weight_VH.to(weight_VH.dtype), None, None, None
 
 
@@ -65,7 +67,8 @@ def _chunks(num_tokens: int, vocabulary: int) -> list[slice]:
 
 
 def _logprobs(logits_KV: torch.Tensor, temperature: float) -> torch.Tensor:
-    logits_KV = logits_KV / temperature
+    # In place where that saves memory; compiled, it would write the logits back for nothing.
+    logits_KV = logits_KV / temperature if torch.compiler.is_compiling() else logits_KV.div_(temperature)
     return logits_KV.sub_(logits_KV.logsumexp(-1, keepdim=True))
 
 
@@ -99,7 +102,7 @@ def _gradient(
         grad_logits_KV = grad_logits_KV + torch.where(is_target_KV, grad_logprobs_K[:, None], 0.0)
     else:
         grad_logits_KV.scatter_add_(-1, targets_K[:, None], grad_logprobs_K[:, None])
-    return (grad_logits_KV / temperature).to(dtype)
+    return grad_logits_KV.div_(temperature).to(dtype)
 
 
 @functools.cache

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from torch.distributed.tensor import DTensor
 
 from components.train.config import OptimizerConfig, TrainConfig
@@ -69,15 +70,17 @@ class Learner:
     def __post_init__(self) -> None:
         parallel = self.config.parallel
         self.guard = UpdateGuard(self.config.max_grad_norm_jump, self.config.max_skipped_steps)
+        # As with layers: a process alone on a CPU compiles nothing.
+        fused = parallel.compile_layers and dist.is_initialized()
         if self.config.algorithm == "ppo":
             self.critic = Critic(self.policy)
         if self.config.loss.kl_coefficient and not self.config.is_supervised:
-            self.reference = TokenScorer(frozen_copy(self.policy), fused=parallel.compile_layers)
+            self.reference = TokenScorer(frozen_copy(self.policy), fused=fused)
             shard(self.reference, self.reference.model.base_model, parallel, trained=False)
         if self.critic is not None:
             shard(self.critic, self.critic.backbone, parallel, trained=True)
             self.optimizers["critic"] = _adamw(self.critic, self.config.critic_optimizer)
-        self.scorer = TokenScorer(self.policy, fused=parallel.compile_layers)
+        self.scorer = TokenScorer(self.policy, fused=fused)
         shard(self.scorer, self.policy.base_model, parallel, trained=True)
         self.optimizers["policy"] = _adamw(self.policy, self.config.policy_optimizer)
 

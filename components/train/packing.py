@@ -143,6 +143,10 @@ def _batch(
         ids.append(row_ids + [pad_id] * padding)
         positions.append(row_positions + [0] * padding)
         segments.append(row_segments + [-1] * padding)
-    tensors = (torch.tensor(x, device=device) for x in (ids, positions, segments, row_M, column_M, targets_M))
+    # A batch of padding has no trained tokens: what an empty list is made of has to be said.
+    numbers = (ids, positions, segments, row_M, column_M, targets_M)
+    tensors = (torch.tensor(x, dtype=torch.long, device=device) for x in numbers)
     starts_t = torch.tensor(starts_of_segments, dtype=torch.int32)
-    return PackedRows(*tensors, torch.tensor(order_M), starts_t.to(device), int(starts_t.diff().max()))
+    return PackedRows(
+        *tensors, torch.tensor(order_M, dtype=torch.long), starts_t.to(device), int(starts_t.diff().max())
+    )

@@ -135,8 +135,9 @@ def _update_parts(config: TrainConfig, shape: ModelShape) -> list[MemoryPart]:
     # Embeddings, head and last norm are one unit that stays whole from the forward to the end of the backward pass.
     root = shape.num_parameters - shape.num_layers * shape.layer_parameters
     layers = GATHERED_LAYERS * shape.layer_parameters
-    # One GPU alone keeps what it gathered from the forward to the backward pass.
-    weights = shape.num_parameters if num_gpus(config) == 1 else root + layers
+    # One GPU alone keeps all that it gathered until the last pass of an update, unless it has to make room.
+    alone = num_gpus(config) == 1 and not config.parallel.cpu_offload
+    weights = sum(trained_modules(config, shape).values()) if alone else root + layers
     gathered_bytes = weights * width + root * width + layers * (width + FLOAT32_BYTES)
     parallel = config.parallel
     in_layer, input_only = activation_bytes_per_token(shape, width, fused=parallel.compile_layers)

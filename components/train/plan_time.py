@@ -44,9 +44,10 @@ class Assumptions(StepConfig):
     mfu: float = Field(default=0.35, gt=0, le=1)
     """Share of the peak that forward and backward passes reach: compiled updates of 3 B 0.36 on an H200 with
     activations computed again, and 0.46 without."""
-    decode_roof_frac: float = Field(default=0.15, gt=0, le=1)
-    """Share of the decode roof that the engine reaches: vLLM 0.14 to 0.17 on an H200 with all slots busy (1.5 B), and
-    0.05 over a rollout whose episodes all begin at once (3 B); the torch engine 0.03."""
+    decode_roof_frac: float = Field(default=0.08, gt=0, le=1)
+    """Share of the decode roof that the engine reaches. vLLM on an H200: 0.14 to 0.17 with all slots busy (1.5 B); a
+    rollout of 256 episodes, all begun at once, took the time of its prefill and of decoding at 0.08 (3 B), since ever
+    fewer are left. The torch engine: 0.03."""
     host_gb_per_s: float = Field(default=100.0, gt=0)
     """Memory bandwidth of a machine, for optimizers that work there."""
     bus_gb_per_s: float = Field(default=25.0, gt=0)

@@ -44,8 +44,9 @@ def throughput_metrics(
         return found
     shape = ModelShape.from_hf_config(model_config)
     lengths = [len(sequence.token_ids) for sequence in experience.sequences]
-    passes = 3 * (2 if has_critic else 1)
-    rate = passes * forward_flops(shape, lengths, experience.num_tokens) / laps["time/update_s"] / num_ranks
+    # A critic has no language-model head.
+    forward = forward_flops(shape, lengths, experience.num_tokens) + has_critic * forward_flops(shape, lengths, 0)
+    rate = 3 * forward / laps["time/update_s"] / num_ranks
     found["perf/update_tflops_per_rank"] = rate / 1e12
     for gpu in gpus_named(torch.cuda.get_device_name()) if torch.cuda.is_available() else []:
         found["perf/mfu"] = rate / gpu.flops_per_s(config.parallel.compute_dtype)

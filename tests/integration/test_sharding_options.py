@@ -8,6 +8,7 @@ from torch.distributed.fsdp import FSDPModule
 
 from components.train.config import ParallelConfig
 from components.train.learner import Learner, Targets
+from components.train.shards import shards_of
 from components.train.weights import own_logprobs
 from tests.integration.test_ranks import EPISODES, everything, train_on
 from tests.unit.train.conftest import invented_experience, small_config, tiny_policy
@@ -56,6 +57,30 @@ def test_passes_of_an_update_add_up():
 
 
 @pytest.mark.usefixtures("world_of_one")
+def test_holding_changes_no_bit_in_half_precision(monkeypatch):
+    """Gradients are then kept in another precision than they are computed in."""
+    held = trained(micro_batch_rows=1, compute_dtype="bfloat16")
+    monkeypatch.setattr(Learner, "_hold_whole", lambda self, hold: None)
+    for one, other in zip(held, trained(micro_batch_rows=1, compute_dtype="bfloat16"), strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=0)
+
+
+@pytest.mark.usefixtures("world_of_one")
+def test_a_stop_between_passes_leaves_the_weights_of_the_step_before():
+    learner, experience = Learner(tiny_policy(), small_config(micro_batch_rows=1), 0), invented_experience(EPISODES)
+    before, passes = shards_of(learner), iter(range(2))
+    old, values, reference = learner.score(experience)
+    signs = torch.arange(experience.num_tokens) % 3 - 1.0
+    with pytest.raises(StopIteration):
+        targets = Targets(old, values, reference, signs, signs, signs < 2)
+        learner.update(experience, targets, 0, before_pass=lambda: next(passes))
+    after = shards_of(learner)
+    for part, tensors in before.items():
+        assert tensors.keys() == after[part].keys()
+        assert all(torch.equal(tensor, after[part][name]) for name, tensor in tensors.items()), part
+
+
+@pytest.mark.usefixtures("world_of_one")
 def test_one_rank_gathers_once_for_all_passes_of_an_update():
     learner = Learner(tiny_policy(), small_config(algorithm="grpo", micro_batch_rows=1), 0)
     experience = invented_experience(EPISODES)
@@ -83,6 +108,21 @@ def test_one_compiled_graph_serves_all_layers_and_lengths():
         train_on(learner, invented_experience(episodes), step)
     graphs = ("layer of the reference", "layer with gradients", "scores of the head", "its gradient")
     assert counters["stats"]["unique_graphs"] == len(graphs)
+    assert not counters["graph_break"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.usefixtures("world_of_one")
+def test_a_critic_and_rows_side_by_side_stay_below_the_limit_of_graphs():
+    """Beyond its limit torch computes as if nothing had been compiled, and says so in a log at most."""
+    torch.compiler.reset()
+    counters.clear()
+    config = small_config(minibatches=2, correction={"mode": "decoupled"}, parallel={"compile_layers": True})
+    learner = Learner(tiny_policy(), config, 0)
+    for step, episodes in enumerate((5, EPISODES, 8)):
+        train_on(learner, invented_experience(episodes), step)
+    assert counters["stats"]["unique_graphs"] < torch._dynamo.config.recompile_limit
     assert not counters["graph_break"]
 
 

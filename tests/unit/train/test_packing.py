@@ -136,3 +136,15 @@ def test_segments_cover_every_cell_once(row_tokens, rows_per_batch):
         changes = [0, *(torch.nonzero(line.diff()).flatten() + 1).tolist(), line.numel()]
         assert batch.segment_starts.tolist() == changes
         assert batch.longest_segment == max(b - a for a, b in itertools.pairwise(changes))
+
+
+def test_a_rank_without_a_sequence_makes_its_pass_all_the_same(policy):
+    """Five long episodes are six rows on two ranks: one of them holds padding alone."""
+    sequences = [EpisodeTokens(list(range(5, 21)), [3, 9]) for _ in range(5)]
+    shares = [pack(sequences, 16, 1, 0, "cpu", rank=rank, world_size=2) for rank in range(2)]
+    assert [len(share) for share in shares] == [3, 3]
+    (padding,) = [batch for share in shares for batch in share if not batch.targets_M.numel()]
+    logprobs_M, entropy_M = token_logprobs(policy, padding, 1.0)
+    assert logprobs_M.shape == entropy_M.shape == (0,)
+    (logprobs_M.sum() + entropy_M.sum()).backward()
+    assert all(p.grad is None or not p.grad.any() for p in policy.parameters())

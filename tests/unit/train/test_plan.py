@@ -261,6 +261,19 @@ def test_memory_of_an_update_is_what_a_gpu_allocated(name, rows, options):
     assert plan_memory.peak_bytes(kept) / GIB == pytest.approx(measured, rel=0.05)
 
 
+def test_one_gpu_holds_policy_and_critic_whole_during_an_update():
+    def gathered(**values):
+        parallel = {"gpus_per_node": 1, "compute_dtype": "bfloat16"} | values.pop("parallel", {})
+        config = TrainConfig.parse({"parallel": parallel} | values)
+        (part,) = [p for p in memory_parts(config, QWEN_3B, 140 * GIB) if p.name == "gathered weights and gradients"]
+        return part.num_bytes
+
+    assert gathered(algorithm="ppo") - gathered(algorithm="grpo") == 2 * QWEN_3B.critic_parameters
+    offloaded = {"cpu_offload": True}
+    assert gathered(algorithm="ppo", parallel=offloaded) == gathered(algorithm="grpo", parallel=offloaded)
+    assert gathered(algorithm="grpo", parallel=offloaded) < gathered(algorithm="grpo")
+
+
 @pytest.mark.parametrize("gpu", ["h100", "a100-80"])
 @pytest.mark.parametrize("name", ON_GPUS)
 def test_every_shipped_preset_fits_its_machine(name, gpu):
