@@ -66,7 +66,7 @@ format: setup ## Format the code and mend what can be mended
 compile: setup ## Compile the pipeline to build/search-r1.yaml for Kubeflow Pipelines
 	@$(VENV)/bin/searchr1 compile --output build/search-r1.yaml
 
-bench-rollout: setup $(TRL_STAMP) ## Measure our rollouts against lock-step loops, TRL's among them (half an hour)
+bench-rollout: setup $(TRL_STAMP) ## Measure our rollouts against lock-step loops, TRL's among them (most of an hour)
 	@$(VENV)/bin/python -m benchmarks.rollout $(ARGS)
 
 bench-update: setup $(TRL_STAMP) ## Measure our packed update against TRL's, and how its cost grows
