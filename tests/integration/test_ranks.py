@@ -154,10 +154,10 @@ def everything(learner: Learner) -> list[torch.Tensor]:
     return weights + [whole(moment).clone() for moment in moments]
 
 
-def train_on(learner: Learner, experience, step: int) -> None:
+def train_on(learner: Learner, experience, step: int, before_pass=lambda: None) -> None:
     old, values, reference = learner.score(experience)
     signs = torch.arange(experience.num_tokens) % 3 - 1.0
-    learner.update(experience, Targets(old, values, reference, signs, signs, signs < 2), step)
+    learner.update(experience, Targets(old, values, reference, signs, signs, signs < 2), step, before_pass)
 
 
 def work(number: int, world: int, port: int, folder: str) -> None:

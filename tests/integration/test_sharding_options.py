@@ -7,7 +7,7 @@ from torch._dynamo.utils import counters
 from torch.distributed.fsdp import FSDPModule
 
 from components.train.config import ParallelConfig
-from components.train.learner import Learner, Targets
+from components.train.learner import Learner
 from components.train.shards import shards_of
 from components.train.weights import own_logprobs
 from tests.integration.test_ranks import EPISODES, everything, train_on
@@ -69,11 +69,8 @@ def test_holding_changes_no_bit_in_half_precision(monkeypatch):
 def test_a_stop_between_passes_leaves_the_weights_of_the_step_before():
     learner, experience = Learner(tiny_policy(), small_config(micro_batch_rows=1), 0), invented_experience(EPISODES)
     before, passes = shards_of(learner), iter(range(2))
-    old, values, reference = learner.score(experience)
-    signs = torch.arange(experience.num_tokens) % 3 - 1.0
     with pytest.raises(StopIteration):
-        targets = Targets(old, values, reference, signs, signs, signs < 2)
-        learner.update(experience, targets, 0, before_pass=lambda: next(passes))
+        train_on(learner, experience, 0, before_pass=lambda: next(passes))
     after = shards_of(learner)
     for part, tensors in before.items():
         assert tensors.keys() == after[part].keys()
@@ -83,13 +80,11 @@ def test_a_stop_between_passes_leaves_the_weights_of_the_step_before():
 @pytest.mark.usefixtures("world_of_one")
 def test_one_rank_gathers_once_for_all_passes_of_an_update():
     learner = Learner(tiny_policy(), small_config(algorithm="grpo", micro_batch_rows=1), 0)
-    experience = invented_experience(EPISODES)
-    old = learner.score(experience)[0]
-    signs = torch.arange(experience.num_tokens) % 3 - 1.0
     held = []
     for step in range(2):
-        targets = Targets(old, signs, signs, signs, signs, signs < 2)
-        learner.update(experience, targets, step, before_pass=lambda: held.append(whole_units(learner.scorer)))
+        train_on(
+            learner, invented_experience(EPISODES), step, before_pass=lambda: held.append(whole_units(learner.scorer))
+        )
     passes = len(held) // 2
     assert passes > 2
     assert held == [0, *[num_units(learner.scorer)] * (passes - 1)] * 2
