@@ -29,7 +29,7 @@ define need_python
 	  exit 2; }
 endef
 
-.PHONY: help setup run test test-slow test-vllm test-s3 test-cluster dag-test lint format compile clean manifests manifests-test images image-test bench-rollout bench-update bench-evaluate bench-gpu
+.PHONY: help setup run test test-slow test-vllm test-s3 test-cluster dag-test lint format compile clean manifests manifests-test images image-test bench-rollout bench-update bench-ranks bench-evaluate bench-gpu
 
 help: ## List every target
 	@awk -F ':.*## ' '/^[a-z][a-z0-9-]*:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -71,6 +71,9 @@ bench-rollout: setup $(TRL_STAMP) ## Measure our rollouts against lock-step loop
 
 bench-update: setup $(TRL_STAMP) ## Measure our packed update against TRL's, and how its cost grows
 	@$(VENV)/bin/python -m benchmarks.update $(ARGS)
+
+bench-ranks: setup ## Train the small world on two ranks and on one, over six seeds: the same exact match? (over an hour)
+	@$(VENV)/bin/python -m benchmarks.ranks $(ARGS)
 
 bench-evaluate: setup ## Evaluate 50,000 questions on one rank and on two: time, memory, equal predictions
 	@$(VENV)/bin/python -m benchmarks.evaluate $(ARGS)

@@ -19,6 +19,7 @@ import torch
 from benchmarks.gpu_models import (
     LARGE,
     MIDDLE,
+    OFFLOADED,
     PLAIN,
     SMALL,
     TIGHT,
@@ -62,8 +63,7 @@ def update_cases(model: Model, num_tokens: int, repeats: int, scale: float, peak
     shape = ModelShape.from_hf_config(model.hf_config().to_dict())
     flops = 3 * (forward_flops(shape, lengths, count) + model.critic * forward_flops(shape, lengths, 0))
     what = "AdamW" if model.steps_optimizer else "no optimizer"
-    how = ", compiled" * model.compiled + ", checkpointing" * model.checkpointing
-    name = f"update, {model.name}{', critic' * model.critic}, rows of {model.row_tokens}{how}, {what}"
+    name = f"update, {model.label}, {what}"
     cases = [alone(name, [sum(lengths) / s for s in seconds], "tokens/s")]
     if peak_flops:
         cases.append(alone(f"{name}: MFU", [flops / s / peak_flops for s in seconds], "share of peak"))
@@ -127,13 +127,15 @@ def toy_plan() -> list[tuple[str, Callable[[], list[Case]]]]:
     return [
         ("update", lambda: update_cases(TOY, 3000, 1, 0.1, 0.0)),
         ("decode", lambda: decode_cases("torch", TOY, 3, 20, 4, 0.0)),
-        ("step", lambda: step_cases("torch", TOY, 3, 3, 0.05, 0.0)),
+        ("step", lambda: step_cases("torch", TOY, 3, 3, 0.05, 0.0, ahead_too=True)),
     ]
 
 
 def full_plan(gpu: Gpu | None) -> list[tuple[str, Callable[[], list[Case]]]]:
     """Return the cases for a GPU of 141 GB: (name, what to do), the most telling ones first."""
-    updates = ((MIDDLE, 130_000), (WIDE, 130_000), (SMALL, 130_000), (LARGE, 65_000), (PLAIN, 65_000), (TIGHT, 65_000))
+    long, short = 130_000, 65_000
+    updates = ((MIDDLE, long), (WIDE, long), (SMALL, long), (LARGE, short), (PLAIN, short), (TIGHT, short))
+    updates += ((OFFLOADED, short),)
     peak_flops, bandwidth = (gpu.flops_per_s("bfloat16"), gpu.bandwidth_tb_per_s * 1e12) if gpu else (0.0, 0.0)
     critic = replace(SMALL, critic=True, row_tokens=8192)
     engines = installed_engines()
@@ -141,11 +143,11 @@ def full_plan(gpu: Gpu | None) -> list[tuple[str, Callable[[], list[Case]]]]:
     best, count = engines[-1], 256 if "vllm" in engines else 32
     return [
         *(
-            (f"update {model.name}", lambda m=model, n=count: update_cases(m, n, 2, 1.0, peak_flops))
+            (f"update, {model.label}", lambda m=model, n=count: update_cases(m, n, 2, 1.0, peak_flops))
             for model, count in updates
         ),
         *((f"decode {e}", lambda e=e: decode_cases(e, SMALL, 256, 1200, 48, bandwidth)) for e in engines),
-        ("step", lambda: step_cases(best, MIDDLE, count, count, 1.0, bandwidth)),
+        ("step", lambda: step_cases(best, MIDDLE, count, count, 1.0, bandwidth, ahead_too=True)),
         ("step with a critic", lambda: step_cases(best, critic, count, count, 1.0, bandwidth)),
         *([("sleep", lambda: sleep_cases(50))] if "vllm" in engines else []),
     ]

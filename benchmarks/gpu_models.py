@@ -34,6 +34,14 @@ class Model:
     steps_optimizer: bool = True
     critic: bool = False
     compiled: bool = True
+    offloaded: bool = False
+
+    @property
+    def label(self) -> str:
+        """The name and how the model is trained."""
+        marks = {"compiled": self.compiled, "checkpointing": self.checkpointing, "offloaded": self.offloaded}
+        how = "".join(f", {mark}" for mark, is_set in marks.items() if is_set)
+        return f"{self.name}{', critic' * self.critic}, rows of {self.row_tokens}{how}"
 
     def hf_config(self) -> Qwen2Config:
         """Return the Hugging Face configuration."""
@@ -55,6 +63,7 @@ LARGE = Model("Qwen2.5-7B", 3584, 18_944, 28, 28, 4, 152_064, False, 16_384, Tru
 PLAIN = replace(MIDDLE, compiled=False)
 WIDE = replace(MIDDLE, row_tokens=16_384)
 TIGHT = replace(MIDDLE, row_tokens=16_384, checkpointing=True)
+OFFLOADED = replace(MIDDLE, row_tokens=24_576, checkpointing=True, offloaded=True)
 TOY = Model("toy", 64, 96, 2, 2, 1, 211, True, 2048, True, critic=True, compiled=False)
 
 
@@ -124,6 +133,7 @@ def learner_of(model: Model, policy: Qwen2ForCausalLM) -> Learner:
                 compute_dtype="float32" if precise else "bfloat16",
                 activation_checkpointing=model.checkpointing,
                 compile_layers=model.compiled,
+                cpu_offload=model.offloaded,
             ).model_dump(),
         }
     )

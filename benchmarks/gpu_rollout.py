@@ -26,21 +26,25 @@ from benchmarks.gpu_models import (
     synchronised,
     training_dtype,
 )
-from benchmarks.record import Case, alone
+from benchmarks.record import Case, alone, compared
 from components.agent.config import VllmConfig
 from components.agent.engines.protocol import TrainedEngine, TurnRequest
 from components.agent.engines.publishing import GENERATED_TOKENS, PROBE_TOKENS, check_weights
 from components.agent.engines.torch_engine import TorchEngine
 from components.contracts.episode import Episode
+from components.train.ahead import BatchAhead
 from components.train.cost import ModelShape, decode_roof_tokens_per_s
 from components.train.experience import gather_experience
+from components.train.learner import Learner
 from components.train.packing import EpisodeTokens
 from components.train.sharding import whole_parameters
+from components.train.sharing import Hand
 from components.train.weights import own_logprobs
 
 CACHE_BYTES = 24 << 30
 """vLLM's key-value cache: 256 sequences of 2,500 tokens at 3 B."""
 PROBE_TOLERANCE_NATS = 0.1
+NUM_STEPS = 3
 ASLEEP = Model("Qwen2.5-0.5B", 896, 4864, 24, 14, 2, 151_936, True, 8192, False)
 
 
@@ -109,50 +113,110 @@ def decode_cases(
 
 
 def step_cases(
-    engine_name: str, model: Model, num_episodes: int, num_slots: int, scale: float, bandwidth: float
+    engine_name: str,
+    model: Model,
+    num_episodes: int,
+    num_slots: int,
+    scale: float,
+    bandwidth: float,
+    *,
+    ahead_too: bool = False,
 ) -> list[Case]:
     """Return the seconds of the parts of a step on `num_episodes` episodes, and the rate of its rollout.
 
-    The engine is probed after every publish; a step is made once before those that count.
+    The engine is probed after every publish; a step is made once before those that count. With `ahead_too` as many
+    steps follow whose rollout runs beside the update before it (`components.train.ahead`), compared with the former.
     """
     plans = drawn_episodes(num_episodes, model.vocabulary, scale, seed=2)
     learner = learner_of(model, random_model(model, training_dtype()))
     probe = plans[0].token_ids[:PROBE_TOKENS]
     longest = max(len(probe) + GENERATED_TOKENS, *(len(plan.token_ids) for plan in plans))
-    laps: dict[str, list[float]] = {name: [] for name in ("rollout", "experience", "update", "publish", "whole step")}
-    rates, cached_frac = [], []
-
-    def lap(name: str, started_s: float) -> float:
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        laps[name].append(time.perf_counter() - started_s)
-        return time.perf_counter()
-
     with engine_of(engine_name, model, num_slots, longest + 1) as engine:
-        for step in range(3):
-            began_s = time.perf_counter()
-            episodes = play(engine, plans, step)
-            now_s = lap("rollout", began_s)
-            rates.append(sum(episode.num_model_tokens for episode in episodes) / laps["rollout"][-1])
-            experience = gather_experience(episodes, [], np.zeros(len(episodes)), mask_retrieved=True)
-            learner.score(experience)
-            now_s = lap("experience", now_s)
-            learner.update(experience, invented_targets(experience), step)
-            now_s = lap("update", now_s)
-            engine.publish(whole_parameters(learner.policy))
-            check_weights(engine, probe, lambda ids: own_logprobs(learner, ids), PROBE_TOLERANCE_NATS)
-            lap("publish", now_s)
-            lap("whole step", began_s)
-            if engine_name == "vllm":
-                cached_frac.append(engine.num_cached_prompt_tokens / engine.num_prompt_tokens)
+        steps = _Steps(engine, learner, plans, probe)
+        for step in range(NUM_STEPS):
+            steps.one_after_the_other(step)
+        ahead_s = steps.one_ahead(NUM_STEPS) if ahead_too else []
     how = f"{engine_name}, {model.name}{', critic' * model.critic}, {num_episodes} episodes, {num_slots} at a time"
-    cases = [alone(f"step, {how}: {part}", seconds[1:], "s") for part, seconds in laps.items()]
-    cases.append(alone(f"step, {how}: rollout rate", rates[1:], "model tokens/s"))
-    if cached_frac:
-        cases.append(alone(f"step, {how}: context found in the prefix cache", cached_frac[1:], "share of tokens"))
+    cases = [alone(f"step, {how}: {part}", seconds[1:], "s") for part, seconds in steps.laps.items()]
+    rates = [steps.num_model_tokens / seconds for seconds in steps.laps["rollout"][1:]]
+    cases.append(alone(f"step, {how}: rollout rate", rates, "model tokens/s"))
+    if steps.cached_fracs:
+        cases.append(
+            alone(f"step, {how}: context found in the prefix cache", steps.cached_fracs[1:], "share of tokens")
+        )
+    if ahead_too:
+        plain_s = steps.laps["whole step"]
+        cases.append(
+            compared(f"step, {how}: one ahead", ahead_s[1:], plain_s[1:], "in turns", "s", less_is_better=True)
+        )
     contexts = [position for plan in plans for position in plan.trained_positions]
     roof = roof_tokens_per_s(model, num_slots, sum(contexts) / len(contexts), bandwidth)
-    return cases + roof_case(f"step, {how}: rollout rate", rates[1:], roof)
+    return cases + roof_case(f"step, {how}: rollout rate", rates, roof)
+
+
+class _Steps:
+    """Makes whole steps of training on the same plans and keeps the seconds of their parts."""
+
+    def __init__(
+        self, engine: TrainedEngine, learner: Learner, plans: Sequence[EpisodeTokens], probe: Sequence[int]
+    ) -> None:
+        self._engine, self._learner, self._plans, self._probe = engine, learner, plans, probe
+        parts = ("rollout", "experience", "update", "publish", "whole step")
+        self.laps: dict[str, list[float]] = {part: [] for part in parts}
+        self.cached_fracs: list[float] = []
+        """Of the context tokens so far, those vLLM found in its prefix cache, after every step."""
+        self.num_model_tokens = sum(len(plan.trained_positions) for plan in plans)
+
+    def one_after_the_other(self, step: int) -> None:
+        """Sample, then learn, then publish."""
+        began_s = time.perf_counter()
+        episodes = play(self._engine, self._plans, step)
+        now_s = self._lap("rollout", began_s)
+        experience = gather_experience(episodes, [], np.zeros(len(episodes)), mask_retrieved=True)
+        self._learner.score(experience)
+        now_s = self._lap("experience", now_s)
+        self._learner.update(experience, invented_targets(experience), step)
+        now_s = self._lap("update", now_s)
+        self._publish()
+        self._lap("publish", now_s)
+        self._lap("whole step", began_s)
+        if hasattr(self._engine, "num_cached_prompt_tokens"):
+            self.cached_fracs.append(self._engine.num_cached_prompt_tokens / self._engine.num_prompt_tokens)
+
+    def one_ahead(self, first: int) -> list[float]:
+        """Make steps from the number `first` on that sample the next one's episodes while they learn.
+
+        Returns the seconds of each, as many as were made one after the other.
+        """
+        ahead, seconds = BatchAhead(), []
+        episodes = play(self._engine, self._plans, first)
+        for step in range(first, first + len(self.laps["whole step"])):
+            began_s = time.perf_counter()
+            following = step + 1
+            ahead.begin(Hand([], (), None), lambda _, repeat=following: play(self._engine, self._plans, repeat))
+            experience = gather_experience(episodes, [], np.zeros(len(episodes)), mask_retrieved=True)
+            self._learner.score(experience)
+            self._learner.update(experience, invented_targets(experience), step)
+            _, episodes, _, _ = ahead.end()
+            self._publish()
+            seconds.append(_synchronised_s() - began_s)
+        return seconds
+
+    def _publish(self) -> None:
+        self._engine.publish(whole_parameters(self._learner.policy))
+        check_weights(self._engine, self._probe, lambda ids: own_logprobs(self._learner, ids), PROBE_TOLERANCE_NATS)
+
+    def _lap(self, part: str, started_s: float) -> float:
+        now_s = _synchronised_s()
+        self.laps[part].append(now_s - started_s)
+        return now_s
+
+
+def _synchronised_s() -> float:
+    """Return the clock's seconds once the GPU, where there is one, has done what it was given."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()
 
 
 def play(engine: TrainedEngine, plans: Sequence[EpisodeTokens], repeat: int) -> list[Episode]:

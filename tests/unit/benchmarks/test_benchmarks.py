@@ -8,7 +8,7 @@ from dataclasses import asdict, replace
 import pytest
 import torch
 
-from benchmarks import gpu, gpu_models, record, rollout, update, update_side
+from benchmarks import gpu, gpu_models, ranks, record, rollout, update, update_side
 from benchmarks.lock_step import lock_step_rollout
 from benchmarks.record import alone, compared, table, write_record
 from benchmarks.rollout import TRL_PYTHON, measure_case
@@ -209,7 +209,7 @@ def test_trl_update_does_the_same_work():
 def test_the_gpu_benchmark_runs_at_toy_size():
     """No figure is looked at: the calls are those a GPU gets."""
     cases = [case for _, work in gpu.toy_plan() for case in work()]
-    assert [case.unit for case in cases] == ["tokens/s"] * 3 + ["s"] * 5 + ["model tokens/s"]
+    assert [case.unit for case in cases] == ["tokens/s"] * 3 + ["s"] * 5 + ["model tokens/s", "s"]
     assert all(case.ours > 0 for case in cases if not case.case.startswith("decode"))
 
 
@@ -220,3 +220,17 @@ def test_drawn_episodes_have_the_lengths_of_search_runs():
     assert 1000 < sum(lengths) / len(lengths) < 1500
     assert 0.15 < trained / sum(lengths) < 0.3
     assert all(max(episode.trained_positions) == len(episode.token_ids) - 1 for episode in episodes)
+
+
+@pytest.mark.parametrize(
+    "two, one, mean, error, is_none",
+    [
+        pytest.param([0.68, 0.70, 0.72], [0.70, 0.69, 0.71], 0.0, 0.01, True, id="differences of both signs"),
+        pytest.param([0.60, 0.61, 0.62], [0.70, 0.70, 0.72], -0.0967, 0.003333, False, id="always lower"),
+        pytest.param([0.70, 0.70], [0.70, 0.70], 0.0, 0.0, True, id="equal ends"),
+    ],
+)
+def test_the_difference_of_two_ranks_is_judged_by_its_standard_error(two, one, mean, error, is_none):
+    (found_mean, found_error), counts_as_none = ranks.difference("EM", two, one)
+    assert (found_mean.ours, found_error.ours) == pytest.approx((mean, error), abs=5e-5)
+    assert counts_as_none is is_none
