@@ -45,6 +45,9 @@ class VllmConfig(StepConfig):
     of them searches for all, and every step of the engine waits for the searches of the one before."""
     enforce_eager: bool = False
     """Run without CUDA graphs: slower, ready sooner."""
+    async_scheduling: bool = True
+    """Plan a step of the engine while the GPU makes the one before. A turn that ends has then one token more under way,
+    which is thrown away."""
     sleep_between_rollouts: bool = False
     """Give the engine's memory back during updates. Costs seconds a step: only where the trainer lacks the room."""
     max_probe_error_nats: float | None = Field(default=None, gt=0)

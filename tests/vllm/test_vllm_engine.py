@@ -76,6 +76,20 @@ def test_score_of_a_full_context_is_the_trainers(pair):
 
 
 @CUTTING_ONLY
+def test_a_step_under_way_ends_before_cache_and_weights_change(pair, write_script):
+    pieces = ["q", "</", "answer", ">"]
+    ids = [pair.tokenizer.get_vocab()[piece] for piece in pieces]
+    write_script(pair.model, dict(zip([1, *ids[:-1]], ids, strict=True)))
+    pair.publish()
+    under_way = pair.vllm._llm.engine_core.engine_core.batch_queue
+    for change in (pair.vllm.reset_cache, pair.publish):
+        assert run(pair.vllm, [request(0, [1], new=30)])[0].finish == "stop"
+        assert under_way, "the engine plans no step ahead: this test shows nothing"
+        change()
+        assert not under_way
+
+
+@CUTTING_ONLY
 @pytest.mark.parametrize("name", ["vllm", "torch"])
 def test_context_limit_is_exact(pair, name):
     engine = getattr(pair, name)

@@ -35,6 +35,8 @@ CPU_BLOCK_TOKENS = 32
 """vLLM's default of 128 on a CPU would leave nothing of short prompts in the prefix cache."""
 LEAST_TEMPERATURE = 0.01
 """vLLM silently raises lower temperatures to this one."""
+MAX_STEPS_UNDER_WAY = 2
+"""Steps that vLLM has begun and not handed out, at most."""
 _LIVING: "weakref.WeakSet[VllmEngine]" = weakref.WeakSet()
 
 
@@ -112,6 +114,7 @@ class VllmEngine:
         """
         self._abort(list(self._turns))
         self._ended = []
+        self._drain()
         if not self._llm.reset_prefix_cache():
             raise EngineError("vLLM did not reset its prefix cache: blocks are still in use")
 
@@ -142,6 +145,8 @@ class VllmEngine:
         assert not self._turns, "weights change between turns, never during one"
         if self._asleep:
             self._llm.wake_up(["weights"])
+        else:
+            self._drain()
         (missing,) = self._llm.apply_model(lambda model: _load(model, named_tensors))
         if missing:
             raise EngineError(f"{len(missing)} weights were not published, for example {min(missing)}")
@@ -190,6 +195,11 @@ class VllmEngine:
                 self._take(output)
         return prompt_logprobs
 
+    def _drain(self) -> None:
+        """Let the steps under way end, those of turns that are over: they write to the cache and read weights."""
+        for _ in range(MAX_STEPS_UNDER_WAY):
+            self._llm.step()
+
     def _take(self, output: Any) -> None:
         turn, (news,) = self._turns[output.request_id], output.outputs
         if not turn.token_ids:
@@ -230,11 +240,7 @@ def _load(model: Any, named_tensors: Iterable[tuple[str, torch.Tensor]]) -> set[
 
 
 def _build(folder: Path, num_slots: int, max_context_tokens: int, settings: VllmConfig) -> Any:
-    """Return an `LLMEngine` of this process.
-
-    Async scheduling is off: a step's tokens are then known before the next step is planned, so that nothing of a
-    stopped turn or of the former weights is in flight when a request is aborted or weights are published.
-    """
+    """Return an `LLMEngine` of this process."""
     # Read by vLLM when it is imported or built; whoever starts the process may have decided otherwise.
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
@@ -262,7 +268,7 @@ def _build(folder: Path, num_slots: int, max_context_tokens: int, settings: Vllm
             use_tqdm_on_load=False,
             enable_prefix_caching=True,
             logprobs_mode="processed_logprobs",
-            async_scheduling=False,
+            async_scheduling=settings.async_scheduling,
             disable_log_stats=True,
             **arguments,
         )
@@ -270,6 +276,7 @@ def _build(folder: Path, num_slots: int, max_context_tokens: int, settings: Vllm
             if on_cpu:
                 patches.enter_context(_updatable_linear_layers())
                 patches.enter_context(_collectives_of_torch())
+                patches.enter_context(_scheduling_as_asked(settings.async_scheduling))
             return LLMEngine.from_engine_args(engine_arguments)
 
 
@@ -353,3 +360,24 @@ def _collectives_of_torch() -> Iterator[None]:
         yield
     finally:
         CpuCommunicator._all_group_ranks_share_shm_group_name = shared_memory
+
+
+@contextmanager
+def _scheduling_as_asked(asynchronous: bool) -> Iterator[None]:
+    """Plan steps ahead on a CPU too, which gains nothing there, but is how engines on GPUs are tested without one.
+
+    vLLM 0.32 switches it off for CPUs, whatever it was asked for; its engine and model runner do not mind.
+    """
+    from vllm.platforms.cpu import CpuPlatform
+
+    update = vars(CpuPlatform)["check_and_update_config"]
+
+    def kept(platform: type[CpuPlatform], config: Any) -> None:
+        update.__get__(None, platform)(config)
+        config.scheduler_config.async_scheduling = asynchronous
+
+    CpuPlatform.check_and_update_config = classmethod(kept)
+    try:
+        yield
+    finally:
+        CpuPlatform.check_and_update_config = update
