@@ -147,8 +147,9 @@ def full_plan(gpu: Gpu | None) -> list[tuple[str, Callable[[], list[Case]]]]:
             for model, count in updates
         ),
         *((f"decode {e}", lambda e=e: decode_cases(e, SMALL, 256, 1200, 48, bandwidth)) for e in engines),
-        ("step", lambda: step_cases(best, MIDDLE, count, count, 1.0, bandwidth, ahead_too=True)),
-        ("step with a critic", lambda: step_cases(best, critic, count, count, 1.0, bandwidth)),
+        ("step", lambda: step_cases(best, MIDDLE, count, count, 1.0, bandwidth)),
+        ("step, one ahead", lambda: step_cases(best, SMALL, count, count, 1.0, bandwidth, ahead_too=True)),
+        ("step, critic", lambda: step_cases(best, critic, count, count, 1.0, bandwidth)),
         *([("sleep", lambda: sleep_cases(50))] if "vllm" in engines else []),
     ]
 
