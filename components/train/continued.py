@@ -8,11 +8,23 @@ from components.contracts.errors import ConfigError
 from components.storage import Storage, open_storage
 from components.train.checkpoint_names import COMPLETE, best_first, complete_checkpoints
 
+UNDER_WAY = "_CONTINUING"
+"""Lies beside the checkpoints from before the first of them is copied until after the last one is."""
+
+
+def must_take_over(storage: Storage) -> bool:
+    """Return whether `storage` holds no checkpoint yet, or not all of those that were to be copied there.
+
+    Raises:
+        StorageError: the storage refuses.
+    """
+    return storage.exists(UNDER_WAY) or not complete_checkpoints(storage)
+
 
 def take_over(storage: Storage, uri: str) -> None:
     """Copy the newest and the best complete checkpoint at `uri` to `storage`; one rank does it for all.
 
-    The newest comes last and makes them whole: whoever finds it finds the one it would return to.
+    The best one alone would look like a training that stands where it was best: `must_take_over` tells.
 
     Raises:
         ConfigError: there is none.
@@ -28,8 +40,10 @@ def take_over(storage: Storage, uri: str) -> None:
         )
     state = json.loads(theirs.get_bytes(f"{complete[-1]}/state.json"))
     best = next(name for name in best_first(state["best_step"], state["em_curve"]) if name in complete)
+    storage.put_bytes(b"", UNDER_WAY)
     for name in dict.fromkeys((best, complete[-1])):
         _copy(theirs, storage, name)
+    storage.delete(UNDER_WAY)
     print(f"continuing from {complete[-1]} of {uri}", flush=True)
 
 

@@ -22,10 +22,9 @@ from components.storage import Storage, fetch, open_storage, publish
 from components.storage.failures import TaskFailures
 from components.tracking import RUN_FILE, Tracker, open_tracker, silent_tracker
 from components.train.checkpoint import Checkpoints, TrainState
-from components.train.checkpoint_names import complete_checkpoints
 from components.train.combinations import check_combinations, check_heads
 from components.train.config import TrainConfig
-from components.train.continued import take_over
+from components.train.continued import must_take_over, take_over
 from components.train.group_search import group_search
 from components.train.launch import check_gpus, launch, launched
 from components.train.learner import Learner
@@ -184,7 +183,7 @@ def _find_checkpoints(config: TrainConfig, storage: Storage) -> None:
     """Say where checkpoints lie, and bring those of the training to continue there if there are none yet."""
     if rank() == 0:
         print(f"checkpoints: {storage.uri()}", flush=True)
-        if config.continue_from and not complete_checkpoints(storage):
+        if config.continue_from and must_take_over(storage):
             take_over(storage, config.continue_from)
     barrier()
 

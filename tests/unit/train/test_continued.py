@@ -11,7 +11,7 @@ from components.resolve.settings import resolve_settings
 from components.resolve.tasks import TASKS
 from components.storage import open_storage
 from components.train.checkpoint import Checkpoints, TrainState
-from components.train.continued import take_over
+from components.train.continued import must_take_over, take_over
 from tests.unit.train.pupil import EVERY_STEP, weights
 
 
@@ -55,6 +55,31 @@ def test_copy_that_broke_off_is_no_checkpoint(make_trainer, tmp_path):
     with pytest.raises(OSError, match="No space left"):
         take_over(Full(), f"file://{tmp_path}/stopped")
     assert Checkpoints(ours).complete() == []
+
+
+def test_copy_that_broke_off_between_the_best_and_the_newest_is_made_again(make_trainer, tmp_path):
+    """The best one alone would send the training back to it in silence."""
+    stopped = make_trainer([0.1, 0.9, 0.5], steps=4, dev=EVERY_STEP | {"max_drop": 1.0}, folder="stopped")
+    stopped.run(TrainState())
+    ours = open_storage(f"file://{tmp_path}/ours")
+
+    class Killed:
+        def __getattr__(self, name):
+            return getattr(ours, name)
+
+        def take_file(self, local, key):
+            if key.startswith("step_000004/"):
+                raise KeyboardInterrupt
+            ours.take_file(local, key)
+
+    assert must_take_over(ours)
+    with pytest.raises(KeyboardInterrupt):
+        take_over(Killed(), f"file://{tmp_path}/stopped")
+    assert Checkpoints(ours).complete() == ["step_000001"]
+    assert must_take_over(ours)
+    take_over(ours, f"file://{tmp_path}/stopped")
+    assert Checkpoints(ours).complete() == ["step_000001", "step_000004"]
+    assert not must_take_over(ours)
 
 
 @pytest.mark.parametrize("other", [{"algorithm": "grpo", "episodes_per_question": 2}, {"model": "wider"}], ids=str)
