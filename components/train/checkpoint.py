@@ -29,7 +29,7 @@ from components.contracts.errors import ManifestError, SearchError, StoppedBySig
 from components.storage import Storage
 from components.train.checkpoint_names import COMPLETE, best_first, checkpoint_name, complete_checkpoints
 from components.train.learner import Learner
-from components.train.ranks import barrier, rank, sum_over_ranks, world_size
+from components.train.ranks import rank, sum_over_ranks, world_size
 from components.train.shards import load_shards, shards_of
 
 MAX_FAILED_SAVES = 2
@@ -119,11 +119,11 @@ class Checkpoints:
             texts[metrics_file.name] = metrics_file.read_bytes()
         name, ranking = checkpoint_name(state.step), best_first(state.best_step, state.em_curve)
         self._snapshot = _Snapshot(name, shards_of(learner), texts if rank() == 0 else {}, ranking)
-        if rank() == 0:
-            # A return to the best weights writes the newest checkpoint again: half of each must not look complete.
-            self._remove(name)
-        barrier()
-        self._writer = threading.Thread(target=self._write, args=(self._snapshot,), name=f"save {name}")
+        # A return to the best weights writes the newest checkpoint again: half of each must not look complete. Where the
+        # old one does not go nobody writes, and the save has failed like any other.
+        self._error = self._try(partial(self._remove, name)) if rank() == 0 else None
+        write = (lambda: None) if _anywhere(self._error) else partial(self._write, self._snapshot)
+        self._writer = threading.Thread(target=write, name=f"save {name}")
         self._writer.start()
 
     def poll(self) -> None:

@@ -126,3 +126,45 @@ def test_what_was_written_of_a_checkpoint_that_failed_is_removed(make_trainer):
     checkpoints.save(trainer.learner, TrainState(step=7), trainer.metrics_file)
     checkpoints.finish()
     assert not [info.key for info in storage.list() if info.key.startswith("step_000007/")]
+
+
+@pytest.mark.parametrize("refused", ["delete", "delete_prefix"])
+def test_place_that_cannot_be_cleared_is_a_failed_save_like_any_other(make_trainer, refused, capsys):
+    trainer = make_trainer([0.3], steps=4)
+
+    class RefusesOnce(SlowStorage):
+        has_refused = False
+
+        def __getattr__(self, name):
+            return self._refuse if name == refused else super().__getattr__(name)
+
+        def _refuse(self, key) -> None:
+            if key.startswith("step_000002/") and not self.has_refused:
+                self.has_refused = True
+                raise StorageError("slow down")
+            getattr(self._storage, refused)(key)
+
+    trainer.checkpoints = Checkpoints(RefusesOnce(trainer.checkpoints._storage))
+    assert trainer.run(TrainState()).step == 4
+    assert "checkpoint step_000002 could not be saved (storage: slow down)" in capsys.readouterr().out
+    assert trainer.checkpoints.complete()[-2:] == ["step_000003", "step_000004"]
+
+
+def test_nothing_is_written_over_a_checkpoint_that_does_not_go(make_trainer):
+    """Half of each would look complete."""
+    trainer = make_trainer([0.3])
+    storage = trainer.checkpoints._storage
+    trainer.checkpoints.save(trainer.learner, TrainState(step=2, tokens=1), trainer.metrics_file)
+    trainer.checkpoints.finish()
+    before = {info.key: storage.get_bytes(info.key) for info in storage.list("step_000002")}
+
+    class NothingGoes(SlowStorage):
+        def delete(self, key) -> None:
+            raise StorageError("access denied")
+
+    checkpoints = Checkpoints(NothingGoes(storage))
+    with torch.no_grad():
+        next(trainer.learner.policy.parameters()).add_(1.0)
+    checkpoints.save(trainer.learner, TrainState(step=2, tokens=2), trainer.metrics_file)
+    checkpoints.finish()
+    assert {info.key: storage.get_bytes(info.key) for info in storage.list("step_000002")} == before
