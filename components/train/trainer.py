@@ -97,7 +97,7 @@ class Trainer:
             # Judged before a step, not after one, so that a run killed in between does the same when it resumes.
             self._check_mismatch(state)
             if reason := collapse_reason(state, self.config.dev):
-                if state.num_rollbacks == self.config.dev.max_rollbacks:
+                if state.num_rollbacks >= self.config.dev.max_rollbacks:
                     self._say(f"stopped at step {state.step}: {reason}, after {state.num_rollbacks} returns")
                     break
                 state = self._return_to_best(state, reason)
@@ -326,10 +326,12 @@ class Trainer:
         """
         if not self.stop.asked():
             return
-        if checkpoint_name(state.step) not in self.checkpoints.complete():
+        name = checkpoint_name(state.step)
+        if name not in self.checkpoints.complete():
             self.checkpoints.save(self.learner, state, self.metrics_file)
-        self.checkpoints.finish()
-        raise StoppedBySignal(f"stopped by SIGTERM after step {state.step}; the same command continues from there")
+        complete = self.checkpoints.complete()
+        where = "there" if name in complete else [*complete[-1:], "the beginning"][0]
+        raise StoppedBySignal(f"stopped by SIGTERM after step {state.step}; the same command continues from {where}")
 
     def _searched_well(self, episodes: Sequence[Episode], where: str) -> list[int]:
         """Return the indices of the episodes without a failed search, unless too many searches failed."""

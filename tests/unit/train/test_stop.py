@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from components.contracts.errors import StoppedBySignal
-from components.train.checkpoint import TrainState
+from components.train.checkpoint import Checkpoints, TrainState
 from tests.unit.train.pupil import Client, weights
+from tests.unit.train.test_ways_out import SlowStorage
 
 
 @pytest.mark.parametrize("when", ["in a rollout", "in an update", "between steps"])
@@ -31,6 +32,15 @@ def test_sigterm_ends_the_run_with_a_checkpoint_and_resuming_gives_the_same_bits
     assert killed.checkpoints.complete() == ["step_000000", "step_000002"]
     resumed.run(resumed.checkpoints.restore("step_000002", resumed.learner))
     assert torch.equal(weights(resumed.learner.policy), weights(whole.learner.policy))
+
+
+@pytest.mark.parametrize(("refused", "where"), [("step_000002", "step_000000"), ("step_", "the beginning")])
+def test_sigterm_whose_checkpoint_cannot_be_saved_says_where_it_goes_on(make_trainer, refused, where):
+    trainer = make_trainer([0.3], steps=4, save_every_steps=50, dev={"every_steps": 50})
+    trainer.announce = lambda state, metrics: state.step == 2 and os.kill(os.getpid(), signal.SIGTERM)
+    trainer.checkpoints = Checkpoints(SlowStorage(trainer.checkpoints._storage, refused=refused))
+    with trainer.stop, pytest.raises(StoppedBySignal, match=f"after step 2; .* continues from {where}$"):
+        trainer.run(TrainState())
 
 
 class KillingClient(Client):
