@@ -18,6 +18,7 @@ from components.contracts.step import StepContext, StepResult
 from components.train.config import TrainConfig
 from components.train.gpu_hours import with_gpu_hours
 from components.train.job_folder import JobFolder
+from components.train.trainjob import SHUTDOWN_S
 
 _REMEDIES = {
     "local": 'set train.launch.backend="trainjob", or "step" and compile the pipeline with --gpus',
@@ -95,8 +96,11 @@ def run_ranks(config: TrainConfig, context: StepContext, inputs: Mapping[str, Ma
 
 
 def command(config: TrainConfig, folder_uri: str) -> list[str]:
-    """Return the torchrun command: a rendezvous of its own on a free port, no restarts (the step's retry resumes)."""
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    """Return the torchrun command: a rendezvous of its own on a free port, no restarts (the step's retry resumes).
+
+    Whoever sends SIGTERM decides how long the ranks have to save, not torchrun, which would kill them after 30 s.
+    """
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--shutdown-timeout={SHUTDOWN_S}"]
     torchrun += ["--nproc-per-node", str(config.parallel.ranks_per_node), "--max-restarts", "0"]
     return [*torchrun, "-m", "components.train.node", folder_uri]
 

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from torch.distributed.run import get_args_parser
 
 from components.contracts.errors import ConfigError
 from components.contracts.manifest import Manifest, ProducedBy
@@ -10,7 +11,8 @@ from components.contracts.step import StepContext, StepResult
 from components.train import node
 from components.train.config import TrainConfig
 from components.train.job_folder import JobFolder
-from components.train.launch import launch
+from components.train.launch import command, launch
+from components.train.trainjob import SHUTDOWN_S
 
 MANIFEST = Manifest(
     kind="checkpoint",
@@ -54,6 +56,15 @@ def test_ranks_that_cannot_be_started_here_are_refused(values, says, monkeypatch
     with pytest.raises(ConfigError) as raised:
         launch(config(**values), CONTEXT, {}, train_here)
     assert [text for text in says if text not in str(raised.value)] == []
+
+
+def test_torchrun_leaves_ranks_of_one_machine_time_to_save_too():
+    """By itself it kills them 30 s after SIGTERM: less than one rollout of the large presets."""
+    _, module, name, *arguments = command(config(parallel={"cpu_ranks": 2}), "file:///job")
+    assert (module, name) == ("-m", "torch.distributed.run")
+    parsed = get_args_parser().parse_args(arguments)
+    assert parsed.shutdown_timeout == SHUTDOWN_S
+    assert (parsed.training_script, parsed.training_script_args) == ("components.train.node", ["file:///job"])
 
 
 def test_what_gpus_took_is_on_the_card_and_among_the_numbers(monkeypatch):
