@@ -10,8 +10,8 @@ from components.train.ranks import max_over_ranks
 class StopRequest:
     """Notes SIGTERM while it is held, instead of dying of it in the middle of an update.
 
-    Safe points are those where weights, moments and counters belong together: the end of a rollout, every pass before
-    the first optimizer step, and the end of a step.
+    Safe points are those where weights, moments and counters belong together: the end of a rollout, also of each that
+    rejection sampling begins with, every pass before the first optimizer step, and the end of a step.
     """
 
     def __init__(self) -> None:

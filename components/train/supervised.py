@@ -80,7 +80,7 @@ class SupervisedTrainer(Trainer):
         if self.config.algorithm == "sft":
             demonstrations, metrics = self._gold_answers(state.step), {}
         else:
-            self.right_episodes = self.right_episodes or self._sample_base_model(state.step)
+            self.right_episodes = self.right_episodes or self._sample_base_model(state)
             demonstrations, metrics = self._right_episodes(state.step)
         self._heed_stop(state)
         clock.lap("rollout")
@@ -103,13 +103,13 @@ class SupervisedTrainer(Trainer):
             )
         return turns
 
-    def _sample_base_model(self, step: int) -> list[EpisodeTokens]:
+    def _sample_base_model(self, state: TrainState) -> list[EpisodeTokens]:
         """Return the right episodes of every rollout step, sampling those that no earlier attempt stored."""
         kept = KeptEpisodes(self.storage)
         for number in range(self.config.rollout_steps):
             if kept.has(number):
                 continue
-            assert step == 0, "the base model is sampled before the first update"
+            assert state.step == 0, "the base model is sampled before the first update"
             questions, episodes = self.collect(number)
             outcomes = rewards(episodes, questions, self.config.reward)
             experience = self.usable(episodes, questions, outcomes)
@@ -117,6 +117,8 @@ class SupervisedTrainer(Trainer):
             kept.save(number, right)
             done = f"rollout step {number + 1}/{self.config.rollout_steps}"
             self._say(f"{done}: {len(right)} of {len(episodes)} episodes right")
+            # Hours of sampling may lie between two steps.
+            self._heed_stop(state)
         found = kept.load(self.config.rollout_steps)
         if not found:
             raise TrainingStopped(

@@ -34,6 +34,15 @@ def test_sigterm_ends_the_run_with_a_checkpoint_and_resuming_gives_the_same_bits
     assert torch.equal(weights(resumed.learner.policy), weights(whole.learner.policy))
 
 
+def test_sigterm_ends_the_sampling_of_the_base_model_and_what_was_sampled_is_kept(make_trainer):
+    settings = {"algorithm": "rejection_sampling", "rollout_steps": 9}
+    trainer = make_trainer([0.3], KillingClient(at_query=7), **settings)
+    with trainer.stop, pytest.raises(StoppedBySignal, match="after step 0; the same command continues from there"):
+        trainer.run(TrainState())
+    assert len(trainer.storage.list("kept_episodes")) == 2
+    assert trainer.checkpoints.complete() == ["step_000000"]
+
+
 @pytest.mark.parametrize(("refused", "where"), [("step_000002", "step_000000"), ("step_", "the beginning")])
 def test_sigterm_whose_checkpoint_cannot_be_saved_says_where_it_goes_on(make_trainer, refused, where):
     trainer = make_trainer([0.3], steps=4, save_every_steps=50, dev={"every_steps": 50})
