@@ -99,18 +99,17 @@ def advantages_and_returns(
     return advantages_M, np.zeros_like(advantages_M), (fit_NA & keep_N[:, None])[mask_NA]
 
 
-def group_metrics(experience: Experience) -> dict[str, float]:
+def group_metrics(experience: Experience, format_reward: float) -> dict[str, float]:
     """Return how many groups have equal rewards throughout, and the shares of all-right and all-wrong groups.
 
-    A group of all-equal rewards is all right when they are not 0.
+    A wrong answer earns nothing or the `format_reward`; groups that all earn the same part of 1 (F1) are neither.
     """
     by_group: dict[str, set[float]] = {}
     for question, outcome in zip(experience.questions, experience.outcomes, strict=True):
         by_group.setdefault(question.id, set()).add(float(outcome))
-    equal = [outcomes for outcomes in by_group.values() if len(outcomes) == 1]
-    wrong = sum(outcomes == {0.0} for outcomes in equal)
+    equal = [outcome for outcome, *others in by_group.values() if not others]
     return {
         "group/num_dropped": float(len(equal)),
-        "group/frac_all_right": (len(equal) - wrong) / max(1, len(by_group)),
-        "group/frac_all_wrong": wrong / max(1, len(by_group)),
+        "group/frac_all_right": sum(outcome == 1.0 for outcome in equal) / max(1, len(by_group)),
+        "group/frac_all_wrong": sum(outcome in (0.0, format_reward) for outcome in equal) / max(1, len(by_group)),
     }

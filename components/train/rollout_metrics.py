@@ -29,7 +29,7 @@ def rollout_metrics(
         "rollout/num_searches/mean": float(searches.mean()),
         "rollout/num_searches/max": float(searches.max()),
         "rollout/frac_no_search": float((searches == 0).mean()),
-        "rollout/frac_correct_without_search": float(((searches == 0) & (reward > 0)).mean()),
+        "rollout/frac_correct_without_search": float(((searches == 0) & (np.array(right) > 0)).mean()),
         "response/tokens/mean": float(tokens.mean()),
         "response/tokens/p95": float(np.percentile(tokens, 95)),
         "response/tokens/max": float(tokens.max()),

@@ -239,7 +239,7 @@ class Trainer:
         metrics["mask/retrieved_tokens_in_loss"] = float((experience.behaviour.turn_M == 0).sum())
         metrics["group/frac_kept_tokens"] = float(keep_M.mean())
         if self.learner.critic is None:
-            metrics |= group_metrics(experience)
+            metrics |= group_metrics(experience, self.config.reward.format_reward)
         if self.learner.reference is not None:
             metrics["kl/ref"] = float(kl_M.mean())
         return targets, metrics

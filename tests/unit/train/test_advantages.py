@@ -9,7 +9,7 @@ import pytest
 
 from components.contracts.question import Question
 from components.train.advantages import gae, group_relative, leave_one_out, token_rewards, whiten
-from components.train.experience import advantages_and_returns, gather_experience
+from components.train.experience import advantages_and_returns, gather_experience, group_metrics
 
 
 def slow_gae(rewards, values, gamma, lam):
@@ -162,6 +162,20 @@ def test_group_relative_advantages_of_five(rewards, expected, kept):
     found, keep = group_relative(np.array(rewards, dtype=float), np.array(["q"] * len(rewards)))
     np.testing.assert_allclose(found, expected, atol=1e-3)
     assert keep.tolist() == [kept] * len(rewards)
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "format_reward", "expected"),
+    [
+        pytest.param([1, 1, 0, 0, 1, 0], 0.0, (2, 1 / 3, 1 / 3), id="one-of-each"),
+        pytest.param([0.1, 0.1, 0, 0, 0, 0.1], 0.1, (2, 0, 2 / 3), id="paid-for-the-format"),
+        pytest.param([0.5, 0.5, 1, 1, 1, 0.5], 0.0, (2, 1 / 3, 0), id="partly-right"),
+    ],
+)
+def test_groups_without_a_difference_are_told_apart(outcomes, format_reward, expected, make_experience):
+    experience = make_experience(6, group=2)
+    experience.outcomes = np.array(outcomes, dtype=float)
+    assert tuple(group_metrics(experience, format_reward).values()) == expected
 
 
 def test_groups_do_not_mix():

@@ -42,6 +42,12 @@ def test_metrics_of_two_episodes():
     )  # fmt: skip
 
 
+def test_who_is_paid_for_the_format_alone_is_not_right():
+    metrics = rollout_metrics([episode(4, answer="wrong")], [0.1], QUESTIONS[:1])
+    assert (metrics["reward/mean"], metrics["reward/em"]) == (0.1, 0.0)
+    assert metrics["rollout/frac_correct_without_search"] == 0.0
+
+
 def test_a_failed_search_is_no_miss():
     failed = episode(4, SearchRecord("a", FOUND, 0.1), SearchRecord("b", [], 0.1, "no answer"))
     assert rollout_metrics([failed], [0.0], QUESTIONS[:1])["search/hit_frac"] == 1.0
