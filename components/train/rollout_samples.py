@@ -14,6 +14,7 @@ import numpy as np
 from components.agent.prompt import Tokenizer
 from components.contracts.answer import exact_match
 from components.contracts.episode import StopReason
+from components.contracts.errors import StorageError
 from components.report.episodes import EpisodeView
 from components.report.spans import episode_spans
 from components.storage import Storage
@@ -37,7 +38,8 @@ class RolloutSamples:
     def keep(self, step: int, experience: Experience, advantages_M: np.ndarray) -> None:
         """Store some episodes of training step `step` (the first is 1) if it is one of those that are kept.
 
-        Every rank holds the whole experience; the first one writes.
+        Every rank holds the whole experience; the first one writes. What the storage refuses is missing in the viewer
+        and ends no training.
         """
         if step not in self._steps or rank():
             return
@@ -47,7 +49,10 @@ class RolloutSamples:
             for i in choose(experience)
         ]
         text = json.dumps([view.model_dump(mode="json") for view in views], ensure_ascii=True)
-        self._storage.put_bytes(text.encode(), f"{FOLDER}/step_{step:06d}.json")
+        try:
+            self._storage.put_bytes(text.encode(), f"{FOLDER}/step_{step:06d}.json")
+        except StorageError as error:
+            print(f"warning: the episodes of step {step} are not kept for readers ({error})", flush=True)
 
     def copy_to(self, folder: Path) -> None:
         """Write the files of all kept steps into `folder`."""

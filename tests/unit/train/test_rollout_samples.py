@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 
 from components.contracts.episode import Action
+from components.contracts.errors import StorageError
 from components.report.episodes import EpisodeView
 from components.storage import open_storage
+from components.train.checkpoint import TrainState
 from components.train.rollout_samples import EPISODES_PER_STEP, MAX_STEPS, RolloutSamples, choose, kept_steps
 
 
@@ -92,3 +94,14 @@ def test_a_step_taken_again_writes_the_same_bytes_and_others_write_nothing(make_
 def test_a_run_that_kept_nothing_copies_nothing(make_config, tmp_path):
     RolloutSamples(open_storage(f"file://{tmp_path}/work"), make_config(), LetterTokenizer()).copy_to(tmp_path / "c")
     assert not (tmp_path / "c").exists()
+
+
+def test_storage_that_refuses_them_ends_no_training(make_trainer, capsys):
+    class Refusing:
+        def put_bytes(self, data, key):
+            raise StorageError("slow down")
+
+    trainer = make_trainer([0.3], steps=2, dev={"every_steps": 2})
+    trainer.rollout_samples = RolloutSamples(Refusing(), trainer.config, LetterTokenizer())
+    assert trainer.run(TrainState()).step == 2
+    assert "the episodes of step 2 are not kept for readers (storage: slow down)" in capsys.readouterr().out
