@@ -5,7 +5,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from components.contracts.errors import MissingError, SearchR1Error, StorageError, UserError
@@ -66,9 +66,15 @@ class LocalStorage:
     def list(self, prefix: str = "") -> list[ObjectInfo]:
         """See `Storage`."""
         folder = self.root / folder_key(prefix) if prefix else self.root
+        found = []
         with disk(folder):
-            files = [path for path in folder.rglob("*") if path.is_file() and path.suffix != _UNFINISHED]
-            return sorted((self._info(path) for path in files), key=lambda info: info.key)
+            # Files and folders may go meanwhile: what is left is the answer.
+            for parent, _, names in os.walk(folder, onerror=_raise_unless_gone):
+                for path in (Path(parent, name) for name in names):
+                    with suppress(FileNotFoundError):
+                        if path.suffix != _UNFINISHED and path.is_file():
+                            found.append(self._info(path))
+        return sorted(found, key=lambda info: info.key)
 
     def info(self, key: str) -> ObjectInfo:
         """See `Storage`."""
@@ -160,6 +166,11 @@ def disk(path: Path) -> Iterator[None]:
                 remedy="change its permissions or choose another storage root",
             ) from error
         raise StorageError(f"{path}: {error.strerror or error}") from error
+
+
+def _raise_unless_gone(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError | NotADirectoryError | PermissionError):
+        raise error
 
 
 def _unfinished_beside(target: Path) -> Path:

@@ -94,6 +94,31 @@ def test_other_uris_are_refused(uri: str) -> None:
         open_storage(uri)
 
 
+@pytest.mark.parametrize("gone", ["file", "folder"])
+def test_what_goes_while_a_disk_is_listed_is_not_listed(tmp_path: Path, monkeypatch, gone: str) -> None:
+    """One rank removes what is left of a checkpoint while others look for complete ones."""
+    storage = LocalStorage(tmp_path)
+    for key in ("a/1", "b/1", "c/1"):
+        storage.put_bytes(b"x", key)
+    scandir = os.scandir
+
+    def scan(path):
+        if gone == "folder" and str(path).endswith("/b"):
+            storage.delete_prefix("b/")
+        return scandir(path)
+
+    info = LocalStorage._info
+
+    def described(self, path):
+        if gone == "file" and path.parent.name == "b":
+            storage.delete_prefix("b/")
+        return info(self, path)
+
+    monkeypatch.setattr(os, "scandir", scan)
+    monkeypatch.setattr(LocalStorage, "_info", described)
+    assert [found.key for found in storage.list()] == ["a/1", "c/1"]
+
+
 def test_check_writable_leaves_nothing(storage_root: str) -> None:
     check_writable(storage_root)
     assert open_storage(storage_root).list() == []
