@@ -30,7 +30,7 @@ from components.storage import Storage
 from components.train.checkpoint_names import COMPLETE, best_first, checkpoint_name, complete_checkpoints
 from components.train.learner import Learner
 from components.train.ranks import rank, sum_over_ranks, world_size
-from components.train.shards import load_shards, shards_of
+from components.train.shards import ShardReader, check_parts, load_part, part_names, ranks_to_read, shards_of
 
 MAX_FAILED_SAVES = 2
 """More saves in a row that fail stop the training: what it learns could be lost at any moment."""
@@ -119,8 +119,8 @@ class Checkpoints:
             texts[metrics_file.name] = metrics_file.read_bytes()
         name, ranking = checkpoint_name(state.step), best_first(state.best_step, state.em_curve)
         self._snapshot = _Snapshot(name, shards_of(learner), texts if rank() == 0 else {}, ranking)
-        # A return to the best weights writes the newest checkpoint again: half of each must not look complete. Where the
-        # old one does not go nobody writes, and the save has failed like any other.
+        # A return to the best weights writes the newest checkpoint again: half of each must not look complete. Where
+        # the old one does not go nobody writes, and the save has failed like any other.
         self._error = self._try(partial(self._remove, name)) if rank() == 0 else None
         write = (lambda: None) if _anywhere(self._error) else partial(self._write, self._snapshot)
         self._writer = threading.Thread(target=write, name=f"save {name}")
@@ -201,16 +201,17 @@ class Checkpoints:
             ManifestError: files of some ranks are missing, or they are those of another model or algorithm.
         """
         self.finish()
-        with tempfile.TemporaryDirectory() as scratch:
-            files_of = self._fetch(name, Path(scratch))
-            load_shards(learner, files_of)
+        keys_of = self._shards(name)
+        check_parts(learner, keys_of)
+        for part in sorted(part_names(learner)):
+            self._load(learner, part, keys_of[part])
         state = _STATE.validate_python(json.loads(self._storage.get_bytes(f"{name}/state.json")))
         learner.rate_scale = state.rate_scale
         learner.guard.load_state_dict(state.update_guard)
         return state
 
-    def _fetch(self, name: str, folder: Path) -> dict[str, list[Path]]:
-        """Return part -> local files in rank order: this rank's own where there were as many ranks as now, else all."""
+    def _shards(self, name: str) -> dict[str, list[str]]:
+        """Return part -> keys of its files, in the order of the ranks that saved them."""
         found: dict[str, dict[int, str]] = {}
         ranks_then = 0
         for info in self._storage.list(f"{name}/"):
@@ -219,13 +220,15 @@ class Checkpoints:
                 ranks_then = int(match["world"])
         if not found or any(len(keys) != ranks_then for keys in found.values()):
             raise ManifestError(f"Checkpoint {name} at {self._storage.uri()} lacks files of some ranks")
-        wanted = [rank()] if ranks_then == world_size() else range(ranks_then)
-        files_of: dict[str, list[Path]] = {}
-        for part, keys in found.items():
-            for number in wanted:
-                files_of.setdefault(part, []).append(folder / Path(keys[number]).name)
-                self._storage.get_file(keys[number], files_of[part][-1])
-        return files_of
+        return {part: [key for _, key in sorted(keys.items())] for part, keys in found.items()}
+
+    def _load(self, learner: Learner, part: str, keys: list[str]) -> None:
+        """Load `part` from what this rank needs of it; the disk holds one part at a time."""
+        with tempfile.TemporaryDirectory() as scratch:
+            files = {number: Path(scratch) / str(number) for number in ranks_to_read(learner, part, len(keys))}
+            for number, file in files.items():
+                self._storage.get_file(keys[number], file)
+            load_part(learner, part, ShardReader(files, len(keys)))
 
     def _write(self, snapshot: _Snapshot) -> None:
         """Write this rank's part beside the training and keep a failure for `finish`."""

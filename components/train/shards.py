@@ -1,10 +1,11 @@
 """What a learner has to remember, as tensors: each rank's shards out, and in again on any number of ranks.
 
 FSDP2 splits every parameter and its moments into blocks of rows, one for each rank, the first ones of equal size. So
-files of any number of ranks, laid end to end, are the whole, and each rank reads the rows it needs.
+files of any number of ranks, laid end to end, are the whole, and each rank reads the rows it needs, from the files
+that hold them: all files for every rank of a node would be more than its disk holds.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import torch
@@ -27,55 +28,105 @@ def shards_of(learner: Learner) -> dict[str, dict[str, torch.Tensor]]:
     return parts
 
 
-def load_shards(learner: Learner, files_of: dict[str, Sequence[Path]]) -> None:
-    """Load part -> files of all ranks, in rank order (the own one is enough where there were as many ranks as now).
+def check_parts(learner: Learner, found: Collection[str]) -> None:
+    """Refuse a checkpoint of the parts `found` that lacks one of `learner`.
 
     Raises:
-        ManifestError: a part is missing, or a weight has another shape.
+        ManifestError: it does.
     """
-    if missing := (learner.modules().keys() | {f"{name}_optimizer" for name in learner.optimizers}) - files_of.keys():
+    if missing := part_names(learner) - set(found):
         raise ManifestError(f"The checkpoint is of another algorithm: it has no {', '.join(sorted(missing))}")
+
+
+def part_names(learner: Learner) -> set[str]:
+    """Return the names of what `shards_of` returns."""
+    return learner.modules().keys() | {f"{name}_optimizer" for name in learner.optimizers}
+
+
+def ranks_to_read(learner: Learner, part: str, ranks_then: int) -> list[int]:
+    """Return which of the `ranks_then` that saved `part` hold rows that this rank keeps now: one of them at least."""
+    if ranks_then == world_size():
+        return [rank()]
+    found: set[int] = set()
+    for tensor in _tensors(learner, part):
+        start, stop = _own_rows(tensor)
+        if stop > start:
+            block = _block(tensor, ranks_then)
+            found |= set(range(start // block, -(-stop // block)))
+    return sorted(found) or [0]
+
+
+def load_part(learner: Learner, part: str, reader: "ShardReader") -> None:
+    """Load `part`.
+
+    Raises:
+        ManifestError: a weight has another shape.
+    """
+    if part not in learner.modules():
+        _load_moments(learner.optimizers[part.removesuffix("_optimizer")], reader)
+        return
     with torch.no_grad():
-        for name, module in learner.modules().items():
-            reader = ShardReader(files_of[name])
-            for key, tensor in module.state_dict().items():
-                # The second name of a shared tensor is not stored: it comes with the first.
-                if key in reader.names:
-                    own, rows = _local(tensor), reader.rows_like(tensor, key)
-                    if own.shape != rows.shape:
-                        shapes = f"{tuple(rows.shape)}, not {tuple(own.shape)}"
-                        raise ManifestError(f"The checkpoint is of another model: its {key} is {shapes}")
-                    own.copy_(rows)
-    for name, optimizer in learner.optimizers.items():
-        _load_moments(optimizer, ShardReader(files_of[f"{name}_optimizer"]))
+        for key, tensor in learner.modules()[part].state_dict().items():
+            # The second name of a shared tensor is not stored: it comes with the first.
+            if key in reader.names:
+                own, rows = _local(tensor), reader.rows_like(tensor, key)
+                if own.shape != rows.shape:
+                    shapes = f"{tuple(rows.shape)}, not {tuple(own.shape)}"
+                    raise ManifestError(f"The checkpoint is of another model: its {key} is {shapes}")
+                own.copy_(rows)
 
 
 class ShardReader:
-    """The files of one part as one set of tensors, of which any rows can be read."""
+    """Files of one part as one set of tensors, of which rows can be read.
 
-    def __init__(self, files: Sequence[Path]) -> None:
-        self._files = [safe_open(file, framework="pt") for file in files]
-        self.names = frozenset(self._files[0].keys())
+    Args:
+        files: Rank that saved it -> its file, for those of `ranks_to_read`.
+        ranks_then: How many ranks saved the part.
+    """
+
+    def __init__(self, files: Mapping[int, Path], ranks_then: int) -> None:
+        self._files = {number: safe_open(file, framework="pt") for number, file in files.items()}
+        self._ranks_then = ranks_then
+        # A rank without rows stores a shared tensor under both of its names.
+        self.names = frozenset.intersection(*(frozenset(file.keys()) for file in self._files.values()))
 
     def rows_like(self, tensor: torch.Tensor, name: str) -> torch.Tensor:
-        """Return those rows of `name` that this rank keeps of `tensor`, on the CPU; a number comes as it is."""
-        if len(self._files) == 1 or not self._files[0].get_slice(name).get_shape():
-            return self._files[0].get_tensor(name)
+        """Return those rows of `name` that this rank keeps of `tensor`, on the CPU; a number comes as it is.
+
+        They may be memory that lies in the file.
+        """
+        some_file = next(iter(self._files.values()))
+        shape = some_file.get_slice(name).get_shape()
+        if self._ranks_then == world_size() or not shape:
+            return some_file.get_tensor(name)
         start, stop = _own_rows(tensor)
-        found, offset = [], 0
-        for file in self._files:
-            part = file.get_slice(name)
-            length = part.get_shape()[0]
-            if length and start < offset + length and stop > offset:
-                found.append(part[max(0, start - offset) : min(length, stop - offset)])
-            offset += length
-        return torch.cat(found) if found else torch.empty(0, *self._files[0].get_slice(name).get_shape()[1:])
+        block, found = _block(tensor, self._ranks_then), []
+        for number, file in sorted(self._files.items()):
+            part, offset = file.get_slice(name), number * block
+            first, last = max(0, start - offset), min(part.get_shape()[0], stop - offset)
+            if first < last:
+                found.append(part[first:last])
+        return torch.cat(found) if found else torch.empty(0, *shape[1:])
+
+
+def _tensors(learner: Learner, part: str) -> Collection[torch.Tensor]:
+    if part in learner.modules():
+        return learner.modules()[part].state_dict().values()
+    return _parameters(learner.optimizers[part.removesuffix("_optimizer")])
+
+
+def _parameters(optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+
+def _block(tensor: torch.Tensor, num_ranks: int) -> int:
+    return -(-tensor.shape[0] // num_ranks)
 
 
 def _own_rows(tensor: torch.Tensor) -> tuple[int, int]:
     if not isinstance(tensor, DTensor):
         return 0, len(tensor)
-    block = -(-tensor.shape[0] // world_size())
+    block = _block(tensor, world_size())
     return min(rank() * block, tensor.shape[0]), min((rank() + 1) * block, tensor.shape[0])
 
 
@@ -96,12 +147,13 @@ def _named(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def _load_moments(optimizer: torch.optim.Optimizer, reader: ShardReader) -> None:
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    parameters = _parameters(optimizer)
     state: dict[int, dict[str, torch.Tensor]] = {}
     for key in sorted(reader.names):
         number, name = key.split(".", 1)
         parameter = parameters[int(number)]
-        value = reader.rows_like(parameter, key)
+        # A copy: the optimizer keeps what it is given, and a file that lies in memory keeps its room on the disk.
+        value = reader.rows_like(parameter, key).clone()
         if value.ndim and isinstance(parameter, DTensor):
             mesh, placements = parameter.device_mesh, parameter.placements
             shape, stride = parameter.shape, parameter.stride()

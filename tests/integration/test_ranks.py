@@ -175,6 +175,31 @@ def work(number: int, world: int, port: int, folder: str) -> None:
     torch.save(found, Path(folder) / f"{number}.pt")
 
 
+class Watched:
+    """Remembers the files that were fetched."""
+
+    def __init__(self, storage) -> None:
+        self._storage, self.fetched = storage, []
+
+    def __getattr__(self, name):
+        return getattr(self._storage, name)
+
+    def get_file(self, key, local) -> None:
+        self.fetched.append(Path(key).name)
+        self._storage.get_file(key, local)
+
+
+def reading_work(number: int, world: int, port: int, folder: str) -> None:
+    os.environ |= {"RANK": str(number), "WORLD_SIZE": str(world), "LOCAL_RANK": str(number)}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    parallel = ParallelConfig(cpu_ranks=world)
+    with joined(parallel):
+        learner = Learner(tiny_policy(2), small_config(parallel=parallel.model_dump()), 0)
+        storage = Watched(open_storage(f"file://{folder}"))
+        Checkpoints(storage).restore("step_000001", learner)
+        torch.save({"whole": everything(learner), "fetched": storage.fetched}, Path(folder) / f"read_by_{number}.pt")
+
+
 def compiled_work(number: int, world: int, port: int, folder: str) -> None:
     os.environ |= {"RANK": str(number), "WORLD_SIZE": str(world), "LOCAL_RANK": str(number)}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
@@ -269,6 +294,21 @@ def test_checkpoint_of_several_ranks_is_read_by_one(together, request):
     train_on(learner, invented_experience(EPISODES), 1)
     for ours, theirs in zip(everything(learner), together[0]["restored"], strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.timeout(300)
+def test_checkpoint_is_read_by_three_ranks_from_the_files_that_hold_their_rows(together, request):
+    """Neither two nor four divides into three: ranks read parts of files."""
+    world = len(together)
+    folder = request.config.stash[FOLDERS][world] / f"world_{world}"
+    learner = Learner(tiny_policy(2), small_config(), 0)
+    Checkpoints(open_storage(f"file://{folder}")).restore("step_000001", learner)
+    spawn(reading_work, 3, folder)
+    found = [torch.load(folder / f"read_by_{number}.pt") for number in range(3)]
+    for each in found:
+        assert all(torch.equal(a, b) for a, b in zip(each["whole"], everything(learner), strict=True))
+    files = {2: (4, 8, 4), 4: (8, 8, 8)}[world]
+    assert tuple(len(each["fetched"]) for each in found) == files
 
 
 @pytest.mark.parametrize("world", [1, 2, 3, 4])

@@ -2,6 +2,7 @@
 
 import random
 import resource
+from pathlib import Path
 
 import pytest
 import torch
@@ -112,6 +113,35 @@ def test_restored_learner_has_the_same_bits_and_goes_on_the_same_way(
     for each in (learner, other):
         train_once(each, make_experience(seed=5), 2)
     assert all(torch.equal(a, b) for a, b in zip(bits(learner), bits(other), strict=True))
+
+
+def test_restored_learner_holds_no_file(
+    checkpoints, metrics_file, make_learner, make_experience, monkeypatch, tmp_path
+):
+    """A deleted file that lies in memory would keep its room on the disk to the end of the run."""
+    checkpoints.save(trained(make_learner, make_experience, seed=0), TrainState(step=2), metrics_file)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    other = trained(make_learner, make_experience, seed=1)
+    checkpoints.restore("step_000002", other)
+    assert str(tmp_path) not in Path("/proc/self/maps").read_text()
+
+
+def test_one_part_at_a_time_lies_on_the_disk(storage, metrics_file, make_learner, monkeypatch, tmp_path):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    fetched = []
+
+    class Watched:
+        def __getattr__(self, name):
+            return getattr(storage, name)
+
+        def get_file(self, key, local):
+            storage.get_file(key, local)
+            fetched.append([path for path in tmp_path.glob("tmp*/*") if path.is_file()])
+
+    checkpoints = Checkpoints(Watched())
+    checkpoints.save(make_learner(), TrainState(step=1), metrics_file)
+    checkpoints.restore("step_000001", make_learner())
+    assert [len(files) for files in fetched] == [1, 1, 1, 1]
 
 
 def test_complete_checkpoints_are_found_oldest_first(checkpoints, metrics_file, make_learner):
