@@ -7,6 +7,7 @@ from pathlib import Path
 from components.contracts.errors import ConfigError
 from components.storage import Storage, open_storage
 from components.train.checkpoint_names import COMPLETE, best_first, complete_checkpoints
+from components.train.kept_episodes import FOLDER as KEPT_EPISODES
 
 UNDER_WAY = "_CONTINUING"
 """Lies beside the checkpoints from before the first of them is copied until after the last one is."""
@@ -23,6 +24,8 @@ def must_take_over(storage: Storage) -> bool:
 
 def take_over(storage: Storage, uri: str) -> None:
     """Copy the newest and the best complete checkpoint at `uri` to `storage`; one rank does it for all.
+
+    What the base model got right (rejection sampling) comes along: nobody has its weights any more.
 
     The best one alone would look like a training that stands where it was best: `must_take_over` tells.
 
@@ -41,17 +44,18 @@ def take_over(storage: Storage, uri: str) -> None:
     state = json.loads(theirs.get_bytes(f"{complete[-1]}/state.json"))
     best = next(name for name in best_first(state["best_step"], state["em_curve"]) if name in complete)
     storage.put_bytes(b"", UNDER_WAY)
+    _copy(theirs, storage, KEPT_EPISODES)
     for name in dict.fromkeys((best, complete[-1])):
         _copy(theirs, storage, name)
+        storage.put_bytes(b"", f"{name}/{COMPLETE}")
     storage.delete(UNDER_WAY)
     print(f"continuing from {complete[-1]} of {uri}", flush=True)
 
 
-def _copy(theirs: Storage, ours: Storage, name: str) -> None:
-    keys = [info.key for info in theirs.list(f"{name}/") if not info.key.endswith(COMPLETE)]
+def _copy(theirs: Storage, ours: Storage, folder: str) -> None:
+    keys = [info.key for info in theirs.list(f"{folder}/") if not info.key.endswith(COMPLETE)]
     for key in keys:
         with tempfile.TemporaryDirectory(prefix="continue-") as scratch:
             file = Path(scratch) / "file"
             theirs.get_file(key, file)
             ours.take_file(file, key)
-    ours.put_bytes(b"", f"{name}/{COMPLETE}")

@@ -12,6 +12,8 @@ from components.storage import Storage
 from components.train.packing import EpisodeTokens
 from components.train.prompts import nth
 
+FOLDER = "kept_episodes"
+
 
 class KeptEpisodes:
     """Episodes by the rollout step that sampled them."""
@@ -45,4 +47,4 @@ def episodes_of_step(kept: Sequence[EpisodeTokens], count: int, step: int, seed:
 
 
 def _key(rollout_step: int) -> str:
-    return f"kept_episodes/{rollout_step:06d}.jsonl"
+    return f"{FOLDER}/{rollout_step:06d}.jsonl"

@@ -33,6 +33,16 @@ def test_newest_and_best_checkpoint_come_along_and_training_goes_on(make_trainer
     assert torch.equal(weights(longer.learner.policy), weights(stopped.learner.policy))
 
 
+def test_rejection_sampling_goes_on_with_what_the_base_model_got_right(make_trainer):
+    settings = {"algorithm": "rejection_sampling", "rollout_steps": 2, "episodes_per_question": 2}
+    stopped = make_trainer([0.3], steps=2, folder="stopped", **settings)
+    stopped.run(TrainState())
+    longer = make_trainer([0.3], steps=4, folder="longer", **settings)
+    take_over(longer.storage, stopped.storage.uri())
+    state = longer.run(longer.checkpoints.restore("step_000002", longer.learner))
+    assert (state.step, longer.right_episodes) == (4, stopped.right_episodes)
+
+
 def test_nothing_to_continue_from_is_said_with_the_remedy(tmp_path):
     with pytest.raises(ConfigError, match="holds no complete checkpoint") as raised:
         take_over(open_storage(f"file://{tmp_path}/ours"), f"file://{tmp_path}/nobody")
