@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from components.contracts.errors import ConfigError
+from components.search.open import check_reachable
 from components.train.combinations import check_combinations, check_heads
 from components.train.config import TrainConfig
 from components.train.cost import ModelShape
@@ -133,9 +134,10 @@ def check_planned(config: TrainConfig) -> None:
     """Refuse what there is no plan for.
 
     Raises:
-        ConfigError: the training uses no GPU, only imitates, or has settings that contradict each other.
+        ConfigError: the training uses no GPU, only imitates, or has settings that it would refuse itself.
     """
     check_combinations(config)
+    check_reachable(config.search, config.parallel.num_nodes)
     if not num_gpus(config):
         raise ConfigError(
             "train.parallel.gpus_per_node = 0 trains on the CPU, and a plan is about GPUs",

@@ -76,6 +76,11 @@ def test_plan_says_how_engines_lie_on_the_gpus(capsys):
         ),
         pytest.param(["qwen2.5-3b-ppo-1x80gb", "--set", "train.algorithm=sft"], "samples nothing", id="imitation"),
         pytest.param(
+            ["qwen2.5-3b-ppo-2x8x80gb", "--set", "train.search.retriever_url=http://127.0.0.1:8000"],
+            "2 nodes would each ask themselves",
+            id="loopback",
+        ),
+        pytest.param(
             ["qwen2.5-7b-ppo-8x80gb", *IN_GROUPS, "train.vllm.tensor_parallel=8"], "28 attention heads", id="heads"
         ),
         pytest.param(
