@@ -11,6 +11,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from components.contracts.errors import StorageError
+
 METRICS_NAME = "metrics.jsonl"
 _BOOKKEEPING = ("step", "attempt", "time_s")
 
@@ -26,11 +28,18 @@ class MetricsFile:
         _drop_torn_line(self.path)
 
     def append(self, step: int, metrics: dict[str, float]) -> None:
-        """Write one line."""
+        """Write one line.
+
+        Raises:
+            StorageError: the disk refuses.
+        """
         record: dict[str, Any] = {"step": step, "attempt": self.attempt, "time_s": round(time.time(), 3)}
         record |= {name: value if math.isfinite(value) else None for name, value in metrics.items()}
-        with self.path.open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(record) + "\n")
+        try:
+            with self.path.open("a", encoding="utf-8") as stream:
+                stream.write(json.dumps(record) + "\n")
+        except OSError as error:
+            raise StorageError(f"{self.path}: {error.strerror or error}") from error
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from components.contracts.errors import StorageError
 from components.tracking.metrics_file import METRICS_NAME, MetricsFile, read_metrics
 
 
@@ -53,3 +54,11 @@ def test_a_torn_last_line_is_dropped(tmp_path: Path) -> None:
     assert [record["step"] for record in read_metrics(tmp_path / METRICS_NAME)] == [1]
     MetricsFile(tmp_path).append(2, {"a": 2.0})
     assert [record["attempt"] for record in read_metrics(tmp_path / METRICS_NAME)] == [1, 2]
+
+
+def test_a_full_disk_is_named_as_the_boundary(tmp_path: Path) -> None:
+    file = MetricsFile(tmp_path)
+    file.path.symlink_to("/dev/full")
+    with pytest.raises(StorageError, match=rf"^storage: .*{METRICS_NAME}: No space left on device") as raised:
+        file.append(1, {"x": 1.0})
+    assert raised.value.exit_code == 75
