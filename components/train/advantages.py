@@ -68,7 +68,7 @@ def group_relative(outcomes: np.ndarray, groups: np.ndarray) -> tuple[np.ndarray
     for group in np.unique(groups):
         members = groups == group
         values = outcomes[members]
-        if values.size > 1 and values.std() > 0:
+        if _differ(values):
             advantages[members] = (values - values.mean()) / (values.std(ddof=1) + 1e-6)
             keep[members] = True
     return advantages, keep
@@ -80,7 +80,12 @@ def leave_one_out(outcomes: np.ndarray, groups: np.ndarray) -> tuple[np.ndarray,
     for group in np.unique(groups):
         members = groups == group
         values = outcomes[members]
-        if values.size > 1 and values.std() > 0:
+        if _differ(values):
             advantages[members] = values - (values.sum() - values) / (values.size - 1)
             keep[members] = True
     return advantages, keep
+
+
+def _differ(outcomes: np.ndarray) -> bool:
+    # Not by their spread: equal rewards such as .1 have one of 1e-17 around a mean that was rounded.
+    return bool(outcomes.max() > outcomes.min())

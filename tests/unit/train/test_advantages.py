@@ -178,6 +178,15 @@ def test_groups_without_a_difference_are_told_apart(outcomes, format_reward, exp
     assert tuple(group_metrics(experience, format_reward).values()) == expected
 
 
+@pytest.mark.parametrize("by_group", [group_relative, leave_one_out])
+@pytest.mark.parametrize("reward", [0.1, 0.7, 2 / 3])
+@pytest.mark.parametrize("size", range(2, 17))
+def test_equal_rewards_that_no_binary_fraction_holds_are_equal(by_group, reward, size):
+    found, keep = by_group(np.full(size, reward), np.zeros(size))
+    assert not keep.any()
+    assert not found.any()
+
+
 def test_groups_do_not_mix():
     rewards, groups = np.array([1.0, 0.0, 1.0, 1.0]), np.array(["nq:0", "nq:0", "hotpotqa:0", "hotpotqa:0"])
     for by_group in (group_relative, leave_one_out):
