@@ -20,7 +20,7 @@ from components.train.model import Critic, TokenScorer, frozen_copy, in_flat_ord
 from components.train.packing import EpisodeTokens, PackedRows, pack
 from components.train.ranks import device, max_over_ranks, rank, sum_over_ranks, world_size
 from components.train.sharding import hold_whole, release, shard, whole
-from components.train.update_guard import UpdateGuard
+from components.train.update_guard import SMALLEST_NORM_FRAC, UpdateGuard
 
 
 @dataclass(slots=True)
@@ -69,7 +69,8 @@ class Learner:
 
     def __post_init__(self) -> None:
         parallel = self.config.parallel
-        self.guard = UpdateGuard(self.config.max_grad_norm_jump, self.config.max_skipped_steps)
+        smallest_norm = SMALLEST_NORM_FRAC * self.config.policy_optimizer.max_grad_norm
+        self.guard = UpdateGuard(self.config.max_grad_norm_jump, self.config.max_skipped_steps, smallest_norm)
         # As with layers: a process alone on a CPU compiles nothing.
         fused = parallel.compile_layers and dist.is_initialized()
         if self.config.algorithm == "ppo":

@@ -7,9 +7,11 @@ from typing import Any
 from components.contracts.errors import TrainingStopped
 
 WINDOW_UPDATES = 64
-"""Applied updates whose gradient norms make the running median."""
+"""Remembered updates whose gradient norms make the running median."""
 MIN_HISTORY_UPDATES = 16
-"""So many must have been applied before a norm can be called unusual."""
+"""So many must have been remembered before a norm can be called unusual."""
+SMALLEST_NORM_FRAC = 0.01
+"""Of the norm at which the optimizer clips: an update below it moves next to nothing."""
 
 
 class UpdateGuard:
@@ -18,10 +20,12 @@ class UpdateGuard:
     Args:
         max_jump: Largest gradient norm as a multiple of the running median.
         max_skipped: Updates in a row that may be skipped.
+        smallest_norm: A smaller one is not remembered. Where no episode earns anything, what is left is 0 or rounding:
+            beside a median of that the first answer that is right would look like an explosion.
     """
 
-    def __init__(self, max_jump: float, max_skipped: int) -> None:
-        self._max_jump, self._max_skipped = max_jump, max_skipped
+    def __init__(self, max_jump: float, max_skipped: int, smallest_norm: float) -> None:
+        self._max_jump, self._max_skipped, self._smallest_norm = max_jump, max_skipped, smallest_norm
         self._norms: list[float] = []
         self.skipped_in_a_row = 0
 
@@ -35,7 +39,8 @@ class UpdateGuard:
         """
         if finite and math.isfinite(policy_norm) and not self._is_jump(policy_norm):
             self.skipped_in_a_row = 0
-            self._norms = [*self._norms, policy_norm][-WINDOW_UPDATES:]
+            if policy_norm >= self._smallest_norm:
+                self._norms = [*self._norms, policy_norm][-WINDOW_UPDATES:]
             return True
         self.skipped_in_a_row += 1
         if self.skipped_in_a_row > self._max_skipped:

@@ -275,6 +275,19 @@ def test_exploding_gradient_is_skipped_counted_and_in_the_end_fatal(make_learner
             learner.update(experience, exploding, step=50)
 
 
+def test_first_reward_after_steps_without_any_is_learned_from(make_learner, make_experience):
+    """Nobody earned anything, so advantages and gradients were 0: the first signal is no explosion."""
+    learner = make_learner(loss=NO_KL, max_skipped_steps=0)
+    experience = sampled_by(learner.policy, make_experience(6), 0.0)
+    signal = targets_of(learner, experience)
+    silence = targets_of(learner, experience, advantages=torch.zeros(experience.num_tokens))
+    for step in range(MIN_HISTORY_UPDATES):
+        assert learner.update(experience, silence, step)["grad_norm"] == pytest.approx(0.0, abs=1e-6)
+    before = weights(learner.policy)
+    assert learner.update(experience, signal, step=50)["skipped_updates"] == 0.0
+    assert not torch.equal(weights(learner.policy), before)
+
+
 def test_likelihood_guard_holds_good_turns_up(make_learner, make_experience):
     """Nothing but the guard has a gradient: advantages are 0, and the old policy liked every token better."""
     learner = make_learner(**GROUPS, minibatches=2, loss=NO_KL | {"likelihood_guard_coefficient": 0.5})

@@ -10,7 +10,7 @@ from components.train.update_guard import MIN_HISTORY_UPDATES, WINDOW_UPDATES, U
 
 
 def guard_after(norms, max_skipped=3) -> UpdateGuard:
-    guard = UpdateGuard(max_jump=10.0, max_skipped=max_skipped)
+    guard = UpdateGuard(max_jump=10.0, max_skipped=max_skipped, smallest_norm=0.005)
     assert all(guard.admits(norm, finite=True) for norm in norms)
     return guard
 
@@ -30,6 +30,10 @@ USUAL = [1.0] * MIN_HISTORY_UPDATES
         pytest.param(USUAL[1:], 1e6, True, True, id="too-early-to-tell"),
         pytest.param([], math.nan, True, False, id="not-a-number-at-once"),
         pytest.param([*USUAL, 9.0, 9.0, 9.0], 11.0, True, False, id="median-not-mean"),
+        pytest.param([0.0] * WINDOW_UPDATES, 1.0, True, True, id="first-signal-after-nothing"),
+        pytest.param([1e-5] * WINDOW_UPDATES, 1.0, True, True, id="first-signal-after-rounding"),
+        pytest.param([*USUAL, *[0.0] * WINDOW_UPDATES], 9.9, True, True, id="silence-does-not-lower-the-median"),
+        pytest.param([*USUAL, *[0.0] * WINDOW_UPDATES], 10.1, True, False, id="nor-does-it-disarm-the-guard"),
         pytest.param([1.0] * WINDOW_UPDATES + [5.0] * WINDOW_UPDATES, 30.0, True, True, id="old-norms-are-forgotten"),
     ],
 )
@@ -59,7 +63,7 @@ def test_too_many_in_a_row_stop_the_training_with_the_numbers_named(norm):
 def test_state_survives_json_and_decides_alike():
     guard = guard_after([0.1 * n for n in range(1, 40)])
     guard.admits(math.nan, finite=True)
-    other = UpdateGuard(max_jump=10.0, max_skipped=3)
+    other = UpdateGuard(max_jump=10.0, max_skipped=3, smallest_norm=0.005)
     other.load_state_dict(json.loads(json.dumps(guard.state_dict())))
     assert other.skipped_in_a_row == 1
     assert other.state_dict() == guard.state_dict()
