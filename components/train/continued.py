@@ -9,6 +9,7 @@ from components.storage import Storage, open_storage
 from components.train.checkpoint_names import COMPLETE, best_first, complete_checkpoints
 from components.train.kept_episodes import FOLDER as KEPT_EPISODES
 
+_STATE = "state.json"
 UNDER_WAY = "_CONTINUING"
 """Lies beside the checkpoints from before the first of them is copied until after the last one is."""
 
@@ -41,21 +42,28 @@ def take_over(storage: Storage, uri: str) -> None:
             "the folder <storage root>/work/train/<key> of a training that has saved one",
             'take the address that training printed when it began, or set train.continue_from = ""',
         )
-    state = json.loads(theirs.get_bytes(f"{complete[-1]}/state.json"))
+    state = json.loads(theirs.get_bytes(f"{complete[-1]}/{_STATE}"))
     best = next(name for name in best_first(state["best_step"], state["em_curve"]) if name in complete)
     storage.put_bytes(b"", UNDER_WAY)
     _copy(theirs, storage, KEPT_EPISODES)
     for name in dict.fromkeys((best, complete[-1])):
         _copy(theirs, storage, name)
+        _copy_state(theirs, storage, name)
         storage.put_bytes(b"", f"{name}/{COMPLETE}")
     storage.delete(UNDER_WAY)
     print(f"continuing from {complete[-1]} of {uri}", flush=True)
 
 
 def _copy(theirs: Storage, ours: Storage, folder: str) -> None:
-    keys = [info.key for info in theirs.list(f"{folder}/") if not info.key.endswith(COMPLETE)]
+    keys = [info.key for info in theirs.list(f"{folder}/") if not info.key.endswith((COMPLETE, _STATE))]
     for key in keys:
         with tempfile.TemporaryDirectory(prefix="continue-") as scratch:
             file = Path(scratch) / "file"
             theirs.get_file(key, file)
             ours.take_file(file, key)
+
+
+def _copy_state(theirs: Storage, ours: Storage, name: str) -> None:
+    state = json.loads(theirs.get_bytes(f"{name}/{_STATE}"))
+    # Episodes that were sampled ahead stay behind: other settings may ask other questions in that step, or want none.
+    ours.put_bytes(json.dumps(state | {"ahead": [], "ahead_s": 0.0}).encode(), f"{name}/{_STATE}")

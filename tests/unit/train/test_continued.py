@@ -12,7 +12,7 @@ from components.resolve.tasks import TASKS
 from components.storage import open_storage
 from components.train.checkpoint import Checkpoints, TrainState
 from components.train.continued import must_take_over, take_over
-from tests.unit.train.pupil import EVERY_STEP, weights
+from tests.unit.train.pupil import AHEAD, EVERY_STEP, kill_after, weights
 
 
 def test_newest_and_best_checkpoint_come_along_and_training_goes_on(make_trainer, tmp_path, s3_root):
@@ -41,6 +41,27 @@ def test_rejection_sampling_goes_on_with_what_the_base_model_got_right(make_trai
     take_over(longer.storage, stopped.storage.uri())
     state = longer.run(longer.checkpoints.restore("step_000002", longer.learner))
     assert (state.step, longer.right_episodes) == (4, stopped.right_episodes)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [AHEAD | {"seed": 7}, AHEAD | {"questions_per_step": 4}, {"correction": {"max_mismatch_kl": 1e9}}],
+    ids=["other-questions", "fewer-questions", "nothing-ahead"],
+)
+def test_episodes_sampled_ahead_under_other_settings_are_not_scored_against_new_questions(
+    make_trainer, tmp_path, other
+):
+    stopped = make_trainer([0.3], steps=4, folder="stopped", **AHEAD)
+    stopped.announce = kill_after(2)
+    with pytest.raises(KeyboardInterrupt):
+        stopped.run(TrainState())
+    assert stopped.checkpoints.restore("step_000002", stopped.learner).ahead, "there was nothing to mistake"
+    trainer = make_trainer([0.3], steps=4, folder="next", **other)
+    take_over(open_storage(f"file://{tmp_path}/next"), f"file://{tmp_path}/stopped")
+    state = trainer.checkpoints.restore("step_000002", trainer.learner)
+    questions, episodes = trainer.collect(state.step, state.ahead)
+    assert [episode.question_id for episode in episodes] == [question.id for question in questions]
+    assert trainer.train_step(state)["rollout/staleness_steps"] == 0
 
 
 def test_nothing_to_continue_from_is_said_with_the_remedy(tmp_path):
