@@ -29,7 +29,7 @@ from components.contracts.errors import ManifestError, SearchError, StoppedBySig
 from components.storage import Storage
 from components.train.checkpoint_names import COMPLETE, best_first, checkpoint_name, complete_checkpoints
 from components.train.learner import Learner
-from components.train.ranks import rank, sum_over_ranks, world_size
+from components.train.ranks import in_turns, rank, sum_over_ranks, world_size
 from components.train.shards import ShardReader, check_parts, load_part, part_names, ranks_to_read, shards_of
 
 MAX_FAILED_SAVES = 2
@@ -103,9 +103,13 @@ class Checkpoints:
         self._failed_in_a_row = 0
 
     def complete(self) -> list[str]:
-        """Return the names of complete checkpoints, oldest first."""
+        """Return the names of complete checkpoints, oldest first: those that the first rank sees.
+
+        A folder that is not shared, or is but with listings that lag behind, shows others something else: they would
+        begin at another step, in silence.
+        """
         self.finish()
-        return complete_checkpoints(self._storage)
+        return in_turns(complete_checkpoints(self._storage) if rank() == 0 else [])
 
     def save(self, learner: Learner, state: TrainState, metrics_file: Path) -> None:
         """Copy `learner` and write it beside the training; until the last file is there the previous one is the newest.

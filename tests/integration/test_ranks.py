@@ -127,6 +127,14 @@ def completed_on_the_way_out(parallel: ParallelConfig, folder: Path) -> dict[str
     return found
 
 
+def complete_on_disks_of_their_own(folder: Path) -> list[str]:
+    """Return the checkpoints this rank finds where only the first one's disk has any."""
+    storage = open_storage(f"file://{folder}/world_{world_size()}_disk_{rank()}")
+    if rank() == 0:
+        storage.put_bytes(b"", "step_000003/_COMPLETE")
+    return Checkpoints(storage).complete()
+
+
 def published_while_one_is_slow(parallel: ParallelConfig) -> float:
     """Train, give this rank's engine the weights, of which one rank gathers each late; return how far it is off."""
     config = small_config(parallel=parallel.model_dump())
@@ -168,6 +176,7 @@ def work(number: int, world: int, port: int, folder: str) -> None:
         found = {algorithm: updated_weights(algorithm, parallel) for algorithm in ALGORITHMS}
         found["restored"] = saved_and_restored(parallel, Path(folder), f"world_{world}")
         found["stopped"] = completed_on_the_way_out(parallel, Path(folder))
+        found["complete"] = complete_on_disks_of_their_own(Path(folder))
         found["published"] = published_while_one_is_slow(parallel)
         found["dealt"] = in_turns([f"{i}" for i in range(11)][rank() :: world])
         found["sum"] = sum_over_ranks({"b": float(rank()), "a": 1.0})
@@ -273,6 +282,11 @@ def test_ranks_complete_a_save_together_after_an_error_of_all_and_none_waits_for
     *others, last = together
     assert last["stopped"] == {"all": True, "one": False, "late": True}
     assert all(found["stopped"] == {"all": True, "late": True} for found in others)
+
+
+@pytest.mark.timeout(300)
+def test_every_rank_goes_on_from_the_checkpoint_that_the_first_one_sees(together):
+    assert [found["complete"] for found in together] == [["step_000003"]] * len(together)
 
 
 @pytest.mark.timeout(300)
