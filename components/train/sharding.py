@@ -37,7 +37,8 @@ def shard(root: nn.Module, backbone: nn.Module, config: ParallelConfig, *, train
     settings = {
         "mesh": mesh,
         "mp_policy": MixedPrecisionPolicy(param_dtype=compute_dtype, reduce_dtype=torch.float32),
-        "offload_policy": CPUOffloadPolicy() if config.cpu_offload else OffloadPolicy(),
+        # Only a GPU has a use for pinned memory, and without one there is none.
+        "offload_policy": CPUOffloadPolicy(device().type == "cuda") if config.cpu_offload else OffloadPolicy(),
         # Alone, there is nobody whose memory would be saved by gathering twice.
         "reshard_after_forward": None if world_size() > 1 else False,
     }

@@ -36,6 +36,7 @@ def trained(micro_batch_rows: int = 2, **options) -> list[torch.Tensor]:
     "options",
     [
         pytest.param({"activation_checkpointing": True}, id="activations computed again"),
+        pytest.param({"cpu_offload": True}, id="offloaded"),
         pytest.param({"compile_layers": True}, id="compiled", marks=[pytest.mark.slow, pytest.mark.timeout(600)]),
         pytest.param(
             {"compile_layers": True, "activation_checkpointing": True},
