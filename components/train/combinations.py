@@ -1,5 +1,7 @@
 """Settings of a training that are each right and cannot be combined."""
 
+from typing import Any
+
 from components.contracts.errors import ConfigError
 from components.train.config import TrainConfig
 
@@ -11,6 +13,7 @@ def check_combinations(config: TrainConfig) -> None:
         ConfigError: that is so.
     """
     _check_comparisons(config)
+    _check_device(config)
     _check_groups(config)
     _check_ahead(config)
 
@@ -30,6 +33,32 @@ def check_heads(config: TrainConfig, num_heads: int) -> None:
         )
 
 
+def check_attention(config: TrainConfig, model_config: Any) -> None:
+    """Refuse a model whose attention or logits packed training would compute in another way than its engine.
+
+    `model_config` is Hugging Face's; what a family does not have is not among its attributes.
+
+    Raises:
+        ConfigError: episodes may be longer than the model's positions or its sliding window, or it bends its logits.
+    """
+    longest = config.loop.max_context_tokens
+    for name in ("max_position_embeddings", "sliding_window"):
+        limit = getattr(model_config, name, None)
+        if limit and limit < longest:
+            raise ConfigError(
+                f"train.loop.max_context_tokens = {longest}, but the model's {name} is {limit}",
+                f"at most {limit}",
+                f"set train.loop.max_context_tokens = {limit}, or take another model",
+            )
+    for name in ("attn_logit_softcapping", "final_logit_softcapping", "logit_scale", "logits_scaling"):
+        if getattr(model_config, name, None):
+            raise ConfigError(
+                f"the model's config has {name}, which training does not compute",
+                "a model of the families qwen2, qwen3 or llama",
+                'set base_model.source, for example to "hf://Qwen/Qwen2.5-3B"',
+            )
+
+
 def _check_comparisons(config: TrainConfig) -> None:
     if config.algorithm in ("grpo", "reinforce_loo") and config.episodes_per_question < 2:
         raise ConfigError(
@@ -44,6 +73,16 @@ def _check_comparisons(config: TrainConfig) -> None:
             f"train.minibatches = {config.minibatches}",
             "2 or more minibatches, or a coefficient of 0",
             "set train.minibatches, for example to 4",
+        )
+
+
+def _check_device(config: TrainConfig) -> None:
+    parallel = config.parallel
+    if parallel.compute_dtype == "bfloat16" and not parallel.gpus_per_node and parallel.num_ranks == 1:
+        raise ConfigError(
+            "train.parallel.compute_dtype = 'bfloat16' is that of shards, but one rank on a CPU shards nothing",
+            "compute_dtype = 'float32', or several ranks or a GPU",
+            "set train.parallel.compute_dtype = 'float32'",
         )
 
 

@@ -179,9 +179,10 @@ class TrainConfig(StepConfig):
     """Length of a packed row; a longer episode gets a row of its own."""
     micro_batch_rows: int = Field(default=16, ge=1)
     """Rows per forward and backward pass; changes memory and speed, never the result."""
-    temperature: float = Field(default=1.0, gt=0)
+    temperature: float = Field(default=1.0, ge=0.01)
     """Of training rollouts, whole distribution (no top-p, no top-k). Log-probabilities on both sides are those of
-    the scaled distribution, so another value keeps every ratio exact; 1 is what all published recipes use."""
+    the scaled distribution, so another value keeps every ratio exact; 1 is what all published recipes use. Below .01
+    vLLM samples at .01."""
     set_shares: dict[str, PositiveFloat] = Field(default={"nq": 1.0, "hotpotqa": 3.0}, min_length=1)
     """Share of each training set in a step. Mostly two hops: the easy kind alone unlearns the second search."""
     loop: LoopConfig = LoopConfig()

@@ -22,7 +22,7 @@ from components.storage import Storage, fetch, open_storage, publish
 from components.storage.failures import TaskFailures
 from components.tracking import RUN_FILE, Tracker, open_tracker, silent_tracker
 from components.train.checkpoint import Checkpoints, TrainState
-from components.train.combinations import check_combinations, check_heads
+from components.train.combinations import check_attention, check_combinations, check_heads
 from components.train.config import TrainConfig
 from components.train.continued import must_take_over, take_over
 from components.train.group_search import group_search
@@ -50,7 +50,7 @@ def run(
     Several ranks are started from here, where `train.launch` says; each of them comes here again.
 
     Raises:
-        ConfigError: settings contradict each other (combinations.py) or the model, torchrun started another number of
+        ConfigError: settings contradict each other or the model (combinations.py), torchrun started another number of
             ranks than configured, or the backend cannot start them, or the retriever cannot be the one of all nodes or
             serves another index, or there is nothing to continue from.
         QuestionError: there are no dev questions.
@@ -84,6 +84,7 @@ def _train(
     model_folder = fetch(inputs["base_model"]) / "model"
     policy, tokenizer = load_model(model_folder)
     check_heads(config, policy.config.num_attention_heads)
+    check_attention(config, policy.config)
     # Updates of 1e-6 vanish in bfloat16: the weights that are trained are float32 on every device.
     policy = policy.float() if not dist.is_initialized() else policy
     learner = Learner(policy, config, _pad_id(tokenizer))

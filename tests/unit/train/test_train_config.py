@@ -38,6 +38,7 @@ def test_likelihood_guard_without_anything_to_compare_is_refused_with_the_remedy
         pytest.param({"rollout_steps": 0}, "train.rollout_steps = 0", id="no-rollouts-to-imitate"),
         pytest.param({"steps": 0}, "train.steps = 0", id="no-steps"),
         pytest.param({"temperature": 0}, "train.temperature = 0", id="greedy-training"),
+        pytest.param({"temperature": 0.005}, "train.temperature = 0.005", id="colder-than-vllm-samples"),
         pytest.param({"set_shares": {}}, "train.set_shares", id="no-sets"),
         pytest.param({"set_shares": {"nq": 0}}, "train.set_shares.nq = 0", id="share-of-nothing"),
         pytest.param({"set_shares": {"nq": -1}}, "train.set_shares.nq = -1", id="negative-share"),
