@@ -113,6 +113,27 @@ def test_cache_is_forgotten_after_every_update(make_trainer):
     assert trainer.engine.resets == 1
 
 
+def test_engine_sleeps_from_the_last_turn_until_new_weights(make_trainer):
+    trainer, days = make_trainer([0.3]), []
+
+    def noted(name, method):
+        def call(*given):
+            days.append(name)
+            return method(*given)
+
+        return call
+
+    for name in ("add_request", "sleep", "publish"):
+        setattr(trainer.engine, name, noted(name, getattr(trainer.engine, name)))
+    for module in (trainer.learner.scorer, trainer.learner.critic):
+        module.register_forward_pre_hook(lambda *_: days.append("pass"))
+    trainer.train_step(TrainState())
+    slept, woken = days.index("sleep"), days.index("publish")
+    assert set(days[:slept]) == {"add_request"}
+    assert set(days[slept + 1 : woken]) == {"pass"}
+    assert len(days) == woken + 1
+
+
 def test_step_reports_what_happened(make_trainer):
     trainer, state = make_trainer([0.5]), TrainState()
     metrics = trainer.train_step(state)
