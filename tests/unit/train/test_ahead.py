@@ -193,6 +193,26 @@ def test_bug_in_the_thread_surfaces_in_the_main_one(make_trainer):
         trainer.run(TrainState())
 
 
+def test_weights_are_published_only_when_the_rollout_beside_the_update_has_ended(make_trainer):
+    class Slow(Pupil):
+        """Is still asked when the update is done."""
+
+        def step(self):
+            if threading.current_thread() is not threading.main_thread():
+                time.sleep(0.05)
+            return super().step()
+
+        def publish(self, named_tensors) -> None:
+            assert not self.waiting, "weights changed during a turn"
+            assert not trainer.ahead.is_under_way
+            super().publish(named_tensors)
+
+    trainer = make_trainer([0.3], steps=3, **AHEAD)
+    trainer.engine = Slow([0.3])
+    trainer.run(TrainState())
+    assert len(trainer.engine.published) == 4
+
+
 def test_error_in_the_update_waits_for_the_rollout_and_is_not_hidden(make_trainer):
     class Slow(Pupil):
         def step(self):

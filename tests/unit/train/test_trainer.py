@@ -52,6 +52,21 @@ def test_collapse_on_dev_returns_to_the_best_weights_at_half_the_rate(make_train
     assert not torch.equal(saved[4], saved[1])
 
 
+def test_every_training_rollout_begins_with_the_weights_of_the_learner(make_trainer):
+    """Those it returned to after a collapse, too."""
+    trainer, same = make_trainer([0.9, 0.1], dev=EVERY_STEP, steps=5), []
+    add_request = trainer.engine.add_request
+
+    def checked(request):
+        same.append(torch.equal(trainer.engine.published[-1], weights(trainer.learner.policy)))
+        add_request(request)
+
+    trainer.engine.add_request = checked
+    trainer.publish_weights()
+    assert trainer.run(TrainState()).num_rollbacks == 2
+    assert all(same)
+
+
 def test_collapse_that_a_kill_kept_from_being_acted_on_is_acted_on_first(make_trainer):
     scores = [0.2, 0.9, 0.3, 0.3, 0.8]
     whole = make_trainer(scores, steps=4, dev=EVERY_STEP, folder="whole")
