@@ -91,7 +91,6 @@ class Trainer:
             raise
 
     def _run(self, state: TrainState) -> TrainState:
-        self._check_ahead(state)
         if state.step == 0 and not state.em_curve:
             self._log_and_save(state, self._evaluate(state), save=True)
         while state.step < self.config.steps:
@@ -209,12 +208,6 @@ class Trainer:
         if self.config.max_staleness_steps and step < self.config.steps:
             questions = questions_of_step(self.train_questions, self.config, step)
             self.ahead.begin(self.sharing.deal(self._tasks(questions, step)), self._play)
-
-    def _check_ahead(self, state: TrainState) -> None:
-        """Forget a batch ahead of other questions: the training that this one goes on from had other settings."""
-        asked = [episode.question_id for episode in state.ahead]
-        if asked and asked != [q.id for q in questions_of_step(self.train_questions, self.config, state.step)]:
-            state.ahead, state.ahead_s = [], 0.0
 
     def _end_ahead(self, state: TrainState, clock: Clock) -> dict[str, float]:
         """Wait for the rollout ahead, keep its episodes in `state`, and return as a metric how long it cost nothing.

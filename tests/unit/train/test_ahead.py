@@ -12,7 +12,6 @@ from components.contracts.errors import ConfigError, SearchError, StoppedBySigna
 from components.train.alarms import check_mismatch, observe_mismatch
 from components.train.checkpoint import TrainState
 from components.train.config import CorrectionConfig, TrainConfig
-from components.train.prompts import questions_of_step
 from tests.unit.train.pupil import AHEAD, EVERY_STEP, NUM_DEV, Client, FailingLearner, Pupil, kill_after, weights
 
 
@@ -142,23 +141,6 @@ def test_return_to_the_best_weights_forgets_the_batch_of_the_collapsed_ones(make
     steps = [metrics["rollout/staleness_steps"] for _, metrics in trainer.tracker.lines[1:]]
     # Steps 2 and 3 collapsed; step 4 is sampled anew with the weights of step 1.
     assert steps == [0, 1, 1, 0, 1]
-
-
-@pytest.mark.parametrize("changed", [{"seed": 7}, {"questions_per_step": 4}], ids=str)
-def test_batch_ahead_of_other_questions_is_forgotten(make_trainer, changed):
-    """Right answers to the questions of the training that this one goes on from would be paid as answers to ours."""
-    stopped = make_trainer([0.3], steps=3, folder="stopped", **AHEAD)
-    stopped.announce = kill_after(2)
-    with pytest.raises(KeyboardInterrupt):
-        stopped.run(TrainState())
-    trainer = make_trainer([0.3], steps=3, folder="stopped", **AHEAD | changed)
-    state = trainer.checkpoints.restore("step_000002", trainer.learner)
-    assert len(state.ahead) == 6
-    trainer.run(state)
-    _, metrics = trainer.tracker.lines[-1]
-    assert metrics["rollout/staleness_steps"] == 0
-    asked = questions_of_step(trainer.train_questions, trainer.config, 2)
-    assert {int(query) for query in trainer.client.queries if int(query) >= 100} == {int(q.question) for q in asked}
 
 
 class FailingAhead(Client):
