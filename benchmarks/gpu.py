@@ -34,7 +34,7 @@ from benchmarks.gpu_models import (
     synchronised,
     training_dtype,
 )
-from benchmarks.gpu_rollout import decode_cases, installed_engines, sleep_cases, step_cases
+from benchmarks.gpu_rollout import decode_cases, installed_engines, rollout_cases, sleep_cases, step_cases
 from benchmarks.record import Case, alone, table, write_record
 from components.train.config import ParallelConfig
 from components.train.cost import ModelShape, forward_flops
@@ -96,7 +96,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/gpu.json"))
     parser.add_argument("--toy", action="store_true", help="the same calls with a model of two layers, on a CPU too")
     parser.add_argument(
-        "--only", default="", help="cases whose name contains this: update, decode, step, sleep, profile"
+        "--only", default="", help="cases whose name contains this: update, decode, step, sleep, rollout, profile"
     )
     given = parser.parse_args()
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
@@ -151,6 +151,7 @@ def full_plan(gpu: Gpu | None) -> list[tuple[str, Callable[[], list[Case]]]]:
         ("step, one ahead", lambda: step_cases(best, SMALL, count, count, 1.0, bandwidth, ahead_too=True)),
         ("step, critic", lambda: step_cases(best, critic, count, count, 1.0, bandwidth)),
         *([("sleep", lambda: sleep_cases(50))] if "vllm" in engines else []),
+        *([("rollout", lambda: rollout_cases(MIDDLE, count))] if "vllm" in engines else []),
     ]
 
 

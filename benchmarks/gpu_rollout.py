@@ -55,16 +55,16 @@ def installed_engines() -> list[str]:
 
 @contextmanager
 def engine_of(
-    name: str, model: Model, num_slots: int, max_context_tokens: int, *, sleeps: bool = False
+    name: str, model: Model, num_slots: int, max_context_tokens: int, **vllm: bool | int
 ) -> Iterator[TrainedEngine]:
-    """Hold an engine with random weights of its own."""
+    """Hold an engine with random weights of its own; `vllm` are settings of it that are not the default."""
     policy = random_model(model, training_dtype())
     if name == "torch":
         yield TorchEngine(policy, Words(), num_slots=num_slots, max_context_tokens=max_context_tokens)
         return
     from components.agent.engines.vllm_engine import VllmEngine
 
-    settings = VllmConfig(kv_cache_bytes=CACHE_BYTES, gpu_memory_frac=0.3, sleep_between_rollouts=sleeps)
+    settings = VllmConfig(kv_cache_bytes=CACHE_BYTES, gpu_memory_frac=0.3, **vllm)
     with tempfile.TemporaryDirectory() as folder:
         policy.save_pretrained(folder)
         del policy
@@ -219,6 +219,23 @@ def _synchronised_s() -> float:
     return time.perf_counter()
 
 
+def rollout_cases(model: Model, num_episodes: int) -> list[Case]:
+    """Return the seconds of a rollout with vLLM as it is set up, and without what makes it fast, one thing at a time."""
+    plans = drawn_episodes(num_episodes, model.vocabulary, 1.0, seed=2)
+    longest = max(len(plan.token_ids) for plan in plans)
+    without = {"": {}, "planned step by step": {"async_scheduling": False}, "no CUDA graphs": {"cuda_graph_tokens": 0}}
+    seconds: dict[str, list[float]] = {}
+    for how, settings in without.items():
+        with engine_of("vllm", model, num_episodes, longest + 1, **settings) as engine:
+            seconds[how] = []
+            for repeat in range(NUM_STEPS + 1):
+                engine.reset_cache()
+                seconds[how].append(synchronised(lambda r=repeat, e=engine: play(e, plans, r)))
+    name, ours = f"rollout, vllm, {model.name}, {num_episodes} episodes, all at a time", seconds.pop("")[1:]
+    cases = [alone(name, ours, "s")]
+    return cases + [compared(name, ours, other[1:], how, "s", less_is_better=True) for how, other in seconds.items()]
+
+
 def play(engine: TrainedEngine, plans: Sequence[EpisodeTokens], repeat: int) -> list[Episode]:
     """Return episodes of the planned lengths: turns sampled by `engine`, prompts and observations as planned."""
     episodes, turns = [], []
@@ -259,7 +276,7 @@ def sleep_cases(cycles: int) -> list[Case]:
     """Return what `cycles` times of sleeping and being woken by new weights cost, and what they leave behind."""
     weights = dict(random_model(ASLEEP, training_dtype()).named_parameters())
     free_bytes, seconds, asleep_bytes = [], [], []
-    with engine_of("vllm", ASLEEP, 64, 2048, sleeps=True) as engine:
+    with engine_of("vllm", ASLEEP, 64, 2048, sleep_between_rollouts=True) as engine:
         for _ in range(cycles):
             awake = torch.cuda.mem_get_info()[0]
             seconds.append(synchronised(engine.sleep))

@@ -43,8 +43,9 @@ class VllmConfig(StepConfig):
     tensor_parallel: Literal[1, 2, 4, 8] = 1
     """Neighbouring ranks of a node that share a model; 1, an engine per rank, is right up to 7B. In training, the first
     of them searches for all, and every step of the engine waits for the searches of the one before."""
-    enforce_eager: bool = False
-    """Run without CUDA graphs: slower, ready sooner."""
+    cuda_graph_tokens: int = Field(default=2048, ge=0)
+    """Steps of up to so many tokens, prefill and decode together, are replayed as CUDA graphs, which are recorded while
+    the engine is built; 0 does without: slower, ready sooner."""
     async_scheduling: bool = True
     """Plan a step of the engine while the GPU makes the one before. A turn that ends has then one token more under way,
     which is thrown away."""

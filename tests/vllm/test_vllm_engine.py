@@ -1,10 +1,13 @@
 """vLLM's engine against the torch engine and plain forward passes: same tokens, same numbers, same ends."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
-from components.agent.config import LoopConfig
+from components.agent.config import LoopConfig, VllmConfig
 from components.agent.engines.protocol import TurnRequest
+from components.agent.engines.vllm_engine import _device_arguments
 from components.agent.episode_loop import EpisodeTask
 from components.agent.prompt import prompt_ids
 from components.agent.rollout import rollout
@@ -73,6 +76,22 @@ def test_score_of_a_full_context_is_the_trainers(pair):
     assert errors.max() < 1e-3
     with pytest.raises(ValueError, match=f"{limit + 1} tokens of context, the engine has {limit}"):
         pair.vllm.score([*ids, 1])
+
+
+@pytest.mark.parametrize(
+    ("tokens", "mode", "largest"),
+    [pytest.param(2048, "FULL", 2048, id="default"), pytest.param(100, "FULL", 96, id="few"), (0, "NONE", None)],
+)
+def test_a_gpu_replays_steps_of_up_to_the_tokens_asked_for(cutting_folder, tokens, mode, largest):
+    from vllm.engine.arg_utils import EngineArgs
+
+    settings = VllmConfig(cuda_graph_tokens=tokens)
+    arguments = EngineArgs(model=str(cutting_folder), **_device_arguments(settings, on_cpu=False))
+    sizes = arguments.compilation_config.cudagraph_capture_sizes
+    assert arguments.compilation_config.cudagraph_mode.name == mode
+    assert arguments.enforce_eager is (tokens == 0)
+    assert (max(sizes) if sizes else None) == largest
+    assert all(after - before <= max(8, before / 8) for before, after in pairwise(sizes))
 
 
 @CUTTING_ONLY

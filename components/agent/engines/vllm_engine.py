@@ -13,7 +13,7 @@ import os
 import random
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from components.agent.config import VllmConfig
 from components.agent.engines.protocol import TurnOutput, TurnRequest
 from components.agent.engines.sampling import mixed_seed
 from components.agent.engines.turn_ends import Finish, TurnEnds
+from components.agent.engines.vllm_on_cpu import vllm_as_on_gpus
 from components.contracts.errors import ConfigError, EngineError
 
 CPU_CACHE_BYTES = 1 << 30
@@ -272,11 +273,7 @@ def _build(folder: Path, num_slots: int, max_context_tokens: int, settings: Vllm
             disable_log_stats=True,
             **arguments,
         )
-        with ExitStack() as patches:
-            if on_cpu:
-                patches.enter_context(_updatable_linear_layers())
-                patches.enter_context(_collectives_of_torch())
-                patches.enter_context(_scheduling_as_asked(settings.async_scheduling))
+        with vllm_as_on_gpus(settings.async_scheduling) if on_cpu else nullcontext():
             return LLMEngine.from_engine_args(engine_arguments)
 
 
@@ -291,11 +288,26 @@ def _device_arguments(settings: VllmConfig, on_cpu: bool) -> dict[str, Any]:
         }
     return {
         "dtype": dtype,
-        "enforce_eager": settings.enforce_eager,
+        "enforce_eager": not settings.cuda_graph_tokens,
+        "compilation_config": _graphs(settings.cuda_graph_tokens),
         "kv_cache_memory_bytes": settings.kv_cache_bytes,
         "gpu_memory_utilization": settings.gpu_memory_frac,
         "enable_sleep_mode": settings.sleep_between_rollouts,
     }
+
+
+def _graphs(most_tokens: int) -> dict[str, Any]:
+    """Return what vLLM replays instead of launching kernel by kernel: every step of up to `most_tokens` tokens.
+
+    Its own default leaves steps that hold an observation to compiled code and, beyond 512 tokens, to the host. Where
+    an attention kernel cannot be recorded for such steps vLLM records those that only decode, by itself.
+    """
+    sizes = [1, 2, 4, 8]
+    while sizes[-1] < most_tokens:
+        # A step is padded to the next size: by an eighth at most.
+        sizes.append(sizes[-1] + max(8, 1 << (sizes[-1].bit_length() - 4)))
+    recorded = [size for size in sizes if size <= most_tokens]
+    return {"mode": 0, "cudagraph_mode": "FULL" if recorded else "NONE", "cudagraph_capture_sizes": recorded}
 
 
 def _launcher(tensor_parallel: int) -> dict[str, Any]:
@@ -324,60 +336,3 @@ def _process_left_alone() -> Iterator[None]:
             torch.set_num_threads = set_num_threads
             random.setstate(python_state)
             np.random.set_state(numpy_state)
-
-
-@contextmanager
-def _updatable_linear_layers() -> Iterator[None]:
-    """Keep the weights of linear layers where updates reach them.
-
-    On a CPU vLLM 0.32 packs them into a private layout while loading and empties `weight`: a later `load_weights`
-    changes nothing and raises nothing.
-    """
-    from vllm.model_executor.layers import utils
-
-    def plain(layer: torch.nn.Module, remove_weight: bool) -> None:
-        layer.cpu_linear = torch.nn.functional.linear
-
-    packing, utils.dispatch_cpu_unquantized_gemm = utils.dispatch_cpu_unquantized_gemm, plain
-    try:
-        yield
-    finally:
-        utils.dispatch_cpu_unquantized_gemm = packing
-
-
-@contextmanager
-def _collectives_of_torch() -> Iterator[None]:
-    """Let ranks on CPUs that share a model meet through torch's process group.
-
-    vLLM 0.32 takes shared memory, which under torchrun has one name for all jobs of a machine: a second job fails, and
-    so does every one after a job that was killed. A rank whose neighbour died waits there for ever, and at full load.
-    """
-    from vllm.distributed.device_communicators.cpu_communicator import CpuCommunicator
-
-    shared_memory = CpuCommunicator._all_group_ranks_share_shm_group_name
-    CpuCommunicator._all_group_ranks_share_shm_group_name = lambda _: False
-    try:
-        yield
-    finally:
-        CpuCommunicator._all_group_ranks_share_shm_group_name = shared_memory
-
-
-@contextmanager
-def _scheduling_as_asked(asynchronous: bool) -> Iterator[None]:
-    """Plan steps ahead on a CPU too, which gains nothing there, but is how engines on GPUs are tested without one.
-
-    vLLM 0.32 switches it off for CPUs, whatever it was asked for; its engine and model runner do not mind.
-    """
-    from vllm.platforms.cpu import CpuPlatform
-
-    update = vars(CpuPlatform)["check_and_update_config"]
-
-    def kept(platform: type[CpuPlatform], config: Any) -> None:
-        update.__get__(None, platform)(config)
-        config.scheduler_config.async_scheduling = asynchronous
-
-    CpuPlatform.check_and_update_config = classmethod(kept)
-    try:
-        yield
-    finally:
-        CpuPlatform.check_and_update_config = update
