@@ -220,7 +220,7 @@ def _synchronised_s() -> float:
 
 
 def rollout_cases(model: Model, num_episodes: int) -> list[Case]:
-    """Return the seconds of a rollout with vLLM as it is set up, and without what makes it fast, one thing at a time."""
+    """Return the seconds of a rollout with vLLM as it is set up, and without one of the things that make it fast."""
     plans = drawn_episodes(num_episodes, model.vocabulary, 1.0, seed=2)
     longest = max(len(plan.token_ids) for plan in plans)
     without = {"": {}, "planned step by step": {"async_scheduling": False}, "no CUDA graphs": {"cuda_graph_tokens": 0}}
