@@ -18,6 +18,10 @@ from components.search.protocol import SearchClient
 _NOT_TIMED = nullcontext()
 
 
+class RolloutCancelled(Exception):
+    """Whoever asked for a rollout no longer wants it; the engine still holds turns of it, until it is reset."""
+
+
 class _Searches:
     """Searches on their way, in the order they were asked."""
 
@@ -64,6 +68,7 @@ def rollout(
     reproducible: bool = True,
     on_finished: Callable[[Episode], None] | None = None,
     engine_time: AbstractContextManager[object] = _NOT_TIMED,
+    is_cancelled: Callable[[], bool] = lambda: False,
 ) -> list[Episode]:
     """Return one finished episode per task, in task order.
 
@@ -71,8 +76,10 @@ def rollout(
     `reproducible` waits for the searches of a step before the next one, so that the make-up of batches,
     and with it the last bits of every number, does not depend on timing; switch it off when searches are slow.
     `tasks` are all begun at once, or, with `max_under_way`, taken one by one as earlier episodes end: then they may
-    come from an iterator that others take from too. Every step of the engine is made within `engine_time`: the rest of
-    the rollout, waits for searches above all, leaves the model without work.
+    come from an iterator that others take from too. Every step of the engine is made within `engine_time`.
+
+    Raises:
+        RolloutCancelled: `is_cancelled`, which is asked before every step of the engine, said so.
     """
     episodes: list[EpisodeLoop] = []
     searches, untaken, num_done = _Searches(client), iter(tasks), 0
@@ -95,18 +102,18 @@ def rollout(
 
     begin()
     while engine.has_unfinished() or len(searches):
+        if is_cancelled():
+            raise RolloutCancelled
         with engine_time:
             outputs = engine.step()
         for output in outputs:
             episode = episodes[output.sequence_id]
-            query = episode.end_turn(output)
-            if query:
+            if query := episode.end_turn(output):
                 searches.ask(episode, query)
             else:
                 proceed(episode)
-        if len(searches):
-            for episode in searches.collect(everything=reproducible, block=not engine.has_unfinished()):
-                proceed(episode)
+        for episode in searches.collect(everything=reproducible, block=not engine.has_unfinished()):
+            proceed(episode)
         begin()
     assert all(episode.done for episode in episodes), "the engine lost a turn"
     return [episode.episode for episode in episodes]

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from threading import Event
 
 import torch
 
@@ -25,11 +26,16 @@ class BatchAhead:
         self._episodes: Future[list[Episode]] = Future()
         self._stream: torch.cuda.Stream | None = None
         self._begun_s = self._ended_s = 0.0
+        self._abandoned = Event()
 
     @property
     def is_under_way(self) -> bool:
         """Whether a rollout was begun and not ended."""
         return self._hand is not None
+
+    def is_abandoned(self) -> bool:
+        """Return whether nobody waits for the rollout any more; the thread asks."""
+        return self._abandoned.is_set()
 
     def begin(self, hand: Hand, play: Callable[[Hand], list[Episode]]) -> None:
         """Play `hand` in the thread, after everything that this thread has put on the GPU so far."""
@@ -56,8 +62,9 @@ class BatchAhead:
         return hand, episodes, self._ended_s - self._begun_s, beside_s
 
     def discard(self) -> None:
-        """Wait for the rollout, if there is one, and forget it: the engine must be idle before the run ends."""
+        """End the rollout, if there is one, and forget it: the engine must be idle before the run ends."""
         if self._hand is not None:
+            self._abandoned.set()
             self._episodes.exception()
             self._hand = None
 

@@ -110,7 +110,7 @@ class SupervisedTrainer(Trainer):
             if kept.has(number):
                 continue
             assert state.step == 0, "the base model is sampled before the first update"
-            questions, episodes = self.collect(number)
+            questions, episodes = self.collect(number, state)
             outcomes = rewards(episodes, questions, self.config.reward)
             experience = self.usable(episodes, questions, outcomes)
             right = [s for s, outcome in zip(experience.sequences, experience.outcomes, strict=True) if outcome == 1.0]

@@ -11,7 +11,7 @@ import torch
 from components.agent.engines.protocol import TrainedEngine
 from components.agent.episode_loop import EpisodeTask
 from components.agent.prompt import Tokenizer, prompt_ids
-from components.agent.rollout import rollout
+from components.agent.rollout import RolloutCancelled, rollout
 from components.contracts.answer import exact_match
 from components.contracts.episode import Episode, StopReason
 from components.contracts.errors import SearchError, StoppedBySignal
@@ -124,7 +124,7 @@ class Trainer:
         """Make one step and return its metrics (docs/metrics.md)."""
         clock, retries = Clock(self.engine_time), self.client.stats.retries
         staleness_steps, ahead_s = int(bool(state.ahead)), state.ahead_s
-        questions, episodes = self.collect(state.step, state.ahead)
+        questions, episodes = self.collect(state.step, state, state.ahead)
         self.engine.sleep()
         self._heed_stop(state)
         clock.lap("rollout")
@@ -163,13 +163,18 @@ class Trainer:
         )
         return observed | scoring | learning | clock.metrics(self.save_s) | throughput
 
-    def collect(self, step: int, ahead: Sequence[Episode] = ()) -> tuple[list[Question], list[Episode]]:
+    def collect(
+        self, step: int, state: TrainState, ahead: Sequence[Episode] = ()
+    ) -> tuple[list[Question], list[Episode]]:
         """Return the questions of `step` and an episode for each.
 
         They are those sampled `ahead`, where there are any, else sampled now, with the current weights on all ranks.
+
+        Raises:
+            StoppedBySignal: a rank received SIGTERM meanwhile; `state` is saved.
         """
         questions = questions_of_step(self.train_questions, self.config, step)
-        return questions, list(ahead) or self._ask(self._tasks(questions, step))
+        return questions, list(ahead) or self._ask(self._tasks(questions, step), state)
 
     def _tasks(self, questions: Sequence[Question], step: int) -> list[EpisodeTask]:
         return [
@@ -182,12 +187,26 @@ class Trainer:
             for index, question in enumerate(questions)
         ]
 
-    def _ask(self, tasks: list[EpisodeTask]) -> list[Episode]:
-        """Return an episode for every task; each rank plays its share, and all of them know the results."""
-        hand = self.sharing.deal(tasks)
-        return self.sharing.gather(hand, self._play(hand))
+    def _ask(self, tasks: list[EpisodeTask], state: TrainState | None = None) -> list[Episode]:
+        """Return an episode for every task; each rank plays its share, and all of them know the results.
 
-    def _play(self, hand: Hand) -> list[Episode]:
+        With `state` a rank that hears SIGTERM plays no further, and all of them end there.
+        """
+        hand = self.sharing.deal(tasks)
+        if state is None:
+            return self.sharing.gather(hand, self._play(hand))
+        try:
+            own = self._play(hand, self._is_cut_short)
+        except RolloutCancelled:
+            own = []
+        self._heed_stop(state)
+        return self.sharing.gather(hand, own)
+
+    def _is_cut_short(self) -> bool:
+        # Ranks that share an engine hear a signal at different moments, and meet in every step of it.
+        return self.stop.heard() and self.config.ranks_per_engine == 1
+
+    def _play(self, hand: Hand, is_cancelled: Callable[[], bool] = lambda: False) -> list[Episode]:
         """Return this rank's episodes; no collective of all ranks, so that it may run in a thread.
 
         Ranks that share an engine play in lock step: all of a step's searches are waited for.
@@ -201,13 +220,15 @@ class Trainer:
             max_under_way=hand.max_under_way,
             reproducible=hand.max_under_way is None,
             engine_time=self.engine_time,
+            is_cancelled=is_cancelled,
         )
 
     def _begin_ahead(self, step: int) -> None:
         """Begin the rollout of `step` beside what follows, if rollouts may run ahead and there is such a step."""
         if self.config.max_staleness_steps and step < self.config.steps:
             questions = questions_of_step(self.train_questions, self.config, step)
-            self.ahead.begin(self.sharing.deal(self._tasks(questions, step)), self._play)
+            hand = self.sharing.deal(self._tasks(questions, step))
+            self.ahead.begin(hand, lambda dealt: self._play(dealt, self.ahead.is_abandoned))
 
     def _end_ahead(self, state: TrainState, clock: Clock) -> dict[str, float]:
         """Wait for the rollout ahead, keep its episodes in `state`, and return as a metric how long it cost nothing.

@@ -8,7 +8,7 @@ import pytest
 
 from components.agent.config import LoopConfig
 from components.agent.episode_loop import EpisodeTask
-from components.agent.rollout import rollout
+from components.agent.rollout import RolloutCancelled, rollout
 from components.contracts.answer import exact_match
 from components.contracts.episode import StopReason
 from components.contracts.passage import Passage, ScoredPassage
@@ -49,6 +49,15 @@ def test_tasks_are_taken_as_earlier_episodes_end(make_engine, make_client, make_
     assert [episode.question_id for episode in episodes] == taken == [f"q{i}" for i in range(7)]
     assert [episode.answer for episode in episodes] == [str(i) for i in range(7)]
     assert (most, len(ended), sorted(engine.released)) == (3, 7, list(range(7)))
+
+
+def test_cancelled_rollout_makes_no_further_step(make_engine, make_client, make_tasks, tokenizer):
+    engine, answers = make_engine([["<search>s</search>", "<answer>a</answer>"]] * 3), iter([False, False, True])
+    steps, step = [], engine.step
+    engine.step = lambda: steps.append(None) or step()
+    with pytest.raises(RolloutCancelled):
+        rollout(engine, make_client(), make_tasks(*"abc"), LOOP, tokenizer, is_cancelled=lambda: next(answers))
+    assert len(steps) == 2
 
 
 def test_nothing_to_do_is_no_error(make_engine, make_client, tokenizer):

@@ -59,7 +59,7 @@ def test_episodes_sampled_ahead_under_other_settings_are_not_scored_against_new_
     trainer = make_trainer([0.3], steps=4, folder="next", **other)
     take_over(open_storage(f"file://{tmp_path}/next"), f"file://{tmp_path}/stopped")
     state = trainer.checkpoints.restore("step_000002", trainer.learner)
-    questions, episodes = trainer.collect(state.step, state.ahead)
+    questions, episodes = trainer.collect(state.step, state, state.ahead)
     assert [episode.question_id for episode in episodes] == [question.id for question in questions]
     assert trainer.train_step(state)["rollout/staleness_steps"] == 0
 

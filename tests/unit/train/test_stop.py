@@ -7,6 +7,7 @@ from concurrent.futures import Future
 import pytest
 import torch
 
+from components.agent.config import VllmConfig
 from components.contracts.errors import StoppedBySignal
 from components.train.checkpoint import Checkpoints, TrainState
 from tests.unit.train.pupil import Client, weights
@@ -29,17 +30,19 @@ def test_sigterm_ends_the_run_with_a_checkpoint_and_resuming_gives_the_same_bits
     with killed.stop, pytest.raises(StoppedBySignal, match="after step 2") as caught:
         killed.run(TrainState())
     assert caught.value.exit_code == 143
+    if when == "in a rollout":
+        assert sum(int(query) >= 100 for query in killed.client.queries) == 16, "it was played to its end"
     assert killed.checkpoints.complete() == ["step_000000", "step_000002"]
     resumed.run(resumed.checkpoints.restore("step_000002", resumed.learner))
     assert torch.equal(weights(resumed.learner.policy), weights(whole.learner.policy))
 
 
-def test_sigterm_ends_the_sampling_of_the_base_model_and_what_was_sampled_is_kept(make_trainer):
+def test_sigterm_ends_the_sampling_of_the_base_model_and_whole_rollouts_are_kept(make_trainer):
     settings = {"algorithm": "rejection_sampling", "rollout_steps": 9}
     trainer = make_trainer([0.3], KillingClient(at_query=7), **settings)
     with trainer.stop, pytest.raises(StoppedBySignal, match="after step 0; the same command continues from there"):
         trainer.run(TrainState())
-    assert len(trainer.storage.list("kept_episodes")) == 2
+    assert len(trainer.storage.list("kept_episodes")) == 1
     assert trainer.checkpoints.complete() == ["step_000000"]
 
 
@@ -74,3 +77,12 @@ class KillingHook:
     def __call__(self, scorer, inputs, output) -> None:
         if len(self.trainer.tracker.lines) == self.at_step + 1 and torch.is_grad_enabled():
             os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_ranks_that_share_an_engine_play_a_rollout_to_its_end(make_trainer):
+    """One of them alone would leave the others waiting in the model's collectives."""
+    trainer = make_trainer([0.3], KillingClient(at_query=3), steps=2)
+    trainer.config = trainer.config.model_copy(update={"engine": "vllm", "vllm": VllmConfig(tensor_parallel=2)})
+    with trainer.stop, pytest.raises(StoppedBySignal):
+        trainer.run(TrainState())
+    assert sum(int(query) >= 100 for query in trainer.client.queries) == 6

@@ -117,7 +117,7 @@ def test_dev_is_greedy_bounded_and_reported_by_kind(make_trainer):
 def test_training_samples_with_a_seed_of_its_own_for_every_episode(make_trainer):
     trainer = make_trainer([0.5], episodes_per_question=3)
     for step in range(3):
-        trainer.collect(step)
+        trainer.collect(step, TrainState())
     assert {request.temperature for request in trainer.engine.requests} == {1.0}
     assert len({request.seed for request in trainer.engine.requests}) == 3 * 6 * 3
 
@@ -152,7 +152,7 @@ def test_engine_sleeps_from_the_last_turn_until_new_weights(make_trainer):
 def test_step_reports_what_happened(make_trainer):
     trainer, state = make_trainer([0.5]), TrainState()
     metrics = trainer.train_step(state)
-    _, episodes = trainer.collect(0)
+    _, episodes = trainer.collect(0, TrainState())
     reward = sum(episode.answer == "yes" for episode in episodes) / 6
     assert 0 < reward < 1
     assert metrics["reward/mean"] == metrics["reward/mean/nq/k"] == pytest.approx(reward)
@@ -174,7 +174,7 @@ def test_failed_searches_leave_the_loss_and_too_many_stop_the_step(make_trainer,
         return
     metrics = trainer.train_step(state)
     assert metrics["stop/search_failed"] == pytest.approx(1 / 6)
-    _, episodes = make_trainer([0.5], folder="other").collect(0)
+    _, episodes = make_trainer([0.5], folder="other").collect(0, TrainState())
     assert state.tokens < sum(episode.num_model_tokens for episode in episodes)
 
 
@@ -269,7 +269,9 @@ REJECTION = {"algorithm": "rejection_sampling", "rollout_steps": 2, "episodes_pe
 def test_only_right_episodes_are_imitated_and_only_their_model_tokens(make_trainer):
     trainer, state = make_trainer([0.5], **REJECTION), TrainState()
     metrics = trainer.train_step(state)
-    sampled = [episode for step in range(2) for episode in make_trainer([0.5], **REJECTION).collect(step)[1]]
+    sampled = [
+        episode for step in range(2) for episode in make_trainer([0.5], **REJECTION).collect(step, TrainState())[1]
+    ]
     right = [episode for episode in sampled if episode.answer == "yes"]
     assert 6 < len(right) < len(sampled) == 36
     assert [s.token_ids for s in trainer.right_episodes] == [episode.token_ids for episode in right]
