@@ -68,11 +68,15 @@ def launch(
 
 
 def check_gpus(config: TrainConfig) -> None:
-    """Check that this machine has a GPU for every rank that shall have one.
+    """Check that this machine has a GPU for every rank that shall have one; hide those that nobody asked for.
 
     Raises:
         ConfigError: it has fewer; training would go on in silence on CPUs.
     """
+    if not config.parallel.gpus_per_node:
+        # Model, engine and sharding would each take what they find.
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+        return
     found = torch.cuda.device_count()
     if found < config.parallel.gpus_per_node:
         raise ConfigError(

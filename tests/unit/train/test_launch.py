@@ -1,6 +1,7 @@
 """Where the ranks of a training are started, and what a rank leaves for whoever started it."""
 
 import json
+import os
 
 import pytest
 from torch.distributed.run import get_args_parser
@@ -11,7 +12,7 @@ from components.contracts.step import StepContext, StepResult
 from components.train import node
 from components.train.config import TrainConfig
 from components.train.job_folder import JobFolder
-from components.train.launch import command, launch
+from components.train.launch import check_gpus, command, launch
 from components.train.trainjob import SHUTDOWN_S
 
 MANIFEST = Manifest(
@@ -136,3 +137,11 @@ def test_a_folder_without_settings_is_named(tmp_path, capsys):
         node.main([(tmp_path / "empty").as_uri()])
     assert raised.value.code == 2
     assert "settings.json" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("gpus_per_node", "shown"), [(0, ""), (1, "0")])
+def test_a_gpu_that_nobody_asked_for_is_hidden_from_model_engine_and_shards(monkeypatch, gpus_per_node, shown):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    check_gpus(TrainConfig.parse({"parallel": {"gpus_per_node": gpus_per_node}}))
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == shown
