@@ -66,7 +66,7 @@ class TrainState:
     num_rollbacks: int = 0
     rate_scale: float = 1.0
     rl_s: float = 0.0
-    """Seconds of training, all attempts together."""
+    """Seconds of training, over all attempts; steps that were lost and made again count once."""
     tokens: int = 0
     """Model tokens trained on."""
     ahead: list[Episode] = field(default_factory=list)

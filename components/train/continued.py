@@ -10,6 +10,19 @@ from components.train.checkpoint_names import COMPLETE, best_first, complete_che
 from components.train.kept_episodes import FOLDER as KEPT_EPISODES
 
 _STATE = "state.json"
+_FRESH = {
+    "ahead": [],
+    "ahead_s": 0.0,
+    "drops_in_a_row": 0,
+    "invalid_in_a_row": 0,
+    "truncated_in_a_row": 0,
+    "mismatch_in_a_row": 0,
+    "correct_logprobs": [],
+    "logprob_curve": [],
+    "num_rollbacks": 0,
+}
+"""What stays behind of a training's state. Episodes sampled ahead: other settings may ask other questions in that step,
+or want none. Alarms: a training that a rule has ended would end at once again, whatever was changed to help it."""
 UNDER_WAY = "_CONTINUING"
 """Lies beside the checkpoints from before the first of them is copied until after the last one is."""
 
@@ -65,5 +78,4 @@ def _copy(theirs: Storage, ours: Storage, folder: str) -> None:
 
 def _copy_state(theirs: Storage, ours: Storage, name: str) -> None:
     state = json.loads(theirs.get_bytes(f"{name}/{_STATE}"))
-    # Episodes that were sampled ahead stay behind: other settings may ask other questions in that step, or want none.
-    ours.put_bytes(json.dumps(state | {"ahead": [], "ahead_s": 0.0}).encode(), f"{name}/{_STATE}")
+    ours.put_bytes(json.dumps(state | _FRESH).encode(), f"{name}/{_STATE}")

@@ -152,13 +152,20 @@ def make_plan(config: TrainConfig, shape: ModelShape, gpu: Gpu, assumed: Assumpt
     """Return the plan of a training that `check_planned` does not refuse.
 
     Raises:
-        ConfigError: prompts do not fit their context, or the model cannot be cut over the GPUs of an engine.
+        ConfigError: prompts or turns do not fit their context, or the model cannot be cut over the GPUs of an engine.
     """
     check_heads(config, shape.num_heads)
-    if assumed.prompt_tokens + config.loop.max_turn_tokens > config.loop.max_context_tokens:
+    loop = config.loop
+    if loop.max_context_tokens - loop.max_turn_tokens < 1:
+        raise ConfigError(
+            f"train.loop.max_turn_tokens = {loop.max_turn_tokens} leaves no room for a prompt",
+            f"less than train.loop.max_context_tokens = {loop.max_context_tokens}",
+            "lower it, or raise train.loop.max_context_tokens",
+        )
+    if assumed.prompt_tokens + loop.max_turn_tokens > loop.max_context_tokens:
         raise ConfigError(
             f"--expect prompt_tokens={assumed.prompt_tokens:g} leaves no room for a turn",
-            f"at most {config.loop.max_context_tokens - config.loop.max_turn_tokens}",
+            f"at most {loop.max_context_tokens - loop.max_turn_tokens}",
             "lower it, or raise train.loop.max_context_tokens",
         )
     expected, longest = expected_length(config, assumed), longest_length(config, assumed)

@@ -33,6 +33,16 @@ def test_newest_and_best_checkpoint_come_along_and_training_goes_on(make_trainer
     assert torch.equal(weights(longer.learner.policy), weights(stopped.learner.policy))
 
 
+def test_a_training_that_a_rule_ended_goes_on_where_it_was_best(make_trainer, tmp_path):
+    falling = {"steps": 9, "dev": EVERY_STEP}
+    ended = make_trainer([0.9, 0.1], folder="ended", **falling).run(TrainState())
+    assert (ended.num_rollbacks, ended.step < 9) == (2, True), "no rule has ended it"
+    mended = make_trainer([0.9], folder="mended", **falling)
+    take_over(open_storage(f"file://{tmp_path}/mended"), f"file://{tmp_path}/ended")
+    state = mended.checkpoints.restore(mended.checkpoints.complete()[-1], mended.learner)
+    assert mended.run(state).step == 9
+
+
 def test_rejection_sampling_goes_on_with_what_the_base_model_got_right(make_trainer):
     settings = {"algorithm": "rejection_sampling", "rollout_steps": 2, "episodes_per_question": 2}
     stopped = make_trainer([0.3], steps=2, folder="stopped", **settings)

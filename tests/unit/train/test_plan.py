@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from components.contracts.errors import ConfigError
 from components.resolve.presets import load_preset, preset_names
 from components.train import plan_memory
 from components.train.config import TrainConfig
@@ -320,6 +321,19 @@ def test_remedies_fit_and_change_what_they_say(model, changes):
     assert any(remedy.what.startswith("--set train.") for remedy in found)
     assert all(remedy.what in str(refusal(plan)) for remedy in found)
     assert all(remedy.plan.config != config or remedy.plan.gpu != plan.gpu for remedy in found)
+
+
+@pytest.mark.parametrize(
+    ("turn_tokens", "prompt_tokens", "says"),
+    [
+        pytest.param(4096, 300, r"max_turn_tokens = 4096 leaves no room for a prompt", id="turn-as-long-as-all"),
+        pytest.param(4000, 300, r"(?s)prompt_tokens=300 leaves no room for a turn.*at most 96", id="long-prompt"),
+    ],
+)
+def test_what_leaves_no_room_is_named(turn_tokens, prompt_tokens, says):
+    loop = {"max_turn_tokens": turn_tokens, "max_observation_tokens": 500, "max_context_tokens": 4096}
+    with pytest.raises(ConfigError, match=says):
+        make_plan(TrainConfig.parse({"loop": loop}), QWEN_3B, GPUS["h100"], Assumptions(prompt_tokens=prompt_tokens))
 
 
 def test_a_model_no_machine_holds_is_refused_without_a_promise():

@@ -97,14 +97,6 @@ def test_too_many_returns_end_the_training_with_the_best_weights(make_trainer):
     assert 0 < state.step < 9
 
 
-def test_more_returns_than_are_allowed_now_end_the_training_too(make_trainer):
-    """A training that goes on from another one brings its count along, and may allow fewer."""
-    trainer = make_trainer([0.9, 0.1], steps=9, dev={"every_steps": 1, "max_rollbacks": 1})
-    state = trainer.run(TrainState(num_rollbacks=2))
-    assert (state.num_rollbacks, state.rate_scale) == (2, 1.0)
-    assert 0 < state.step < 9
-
-
 def test_dev_is_greedy_bounded_and_reported_by_kind(make_trainer):
     trainer = make_trainer([0.5], dev={"every_steps": 1, "max_questions": 4})
     dev_em, by_kind = trainer.evaluate_dev()
