@@ -139,6 +139,8 @@ def _update_parts(config: TrainConfig, shape: ModelShape) -> list[MemoryPart]:
     alone = num_gpus(config) == 1 and not config.parallel.cpu_offload
     weights = sum(trained_modules(config, shape).values()) if alone else root + layers
     gathered_bytes = weights * width + root * width + layers * (width + FLOAT32_BYTES)
+    # Gradients are summed in float32 before they go where they are kept; one GPU alone sums them there.
+    gathered_bytes += 0 if alone else root * FLOAT32_BYTES
     parallel = config.parallel
     in_layer, input_only = activation_bytes_per_token(shape, width, fused=parallel.compile_layers)
     kept = input_only if parallel.activation_checkpointing else in_layer

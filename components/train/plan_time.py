@@ -44,14 +44,15 @@ class Assumptions(StepConfig):
     mfu: float = Field(default=0.35, gt=0, le=1)
     """Share of the peak that forward and backward passes reach: compiled updates of 3 B 0.36 on an H200 with
     activations computed again, and 0.46 without."""
-    decode_roof_frac: float = Field(default=0.08, gt=0, le=1)
+    decode_roof_frac: float = Field(default=0.1, gt=0, le=1)
     """Share of the decode roof that the engine reaches. vLLM on an H200: 0.14 to 0.17 with all slots busy (1.5 B); a
-    rollout of 256 episodes, all begun at once, took the time of its prefill and of decoding at 0.08 (3 B), since ever
-    fewer are left. The torch engine: 0.03."""
+    rollout of 256 episodes, all begun at once, took the time of its prefill and of decoding at 0.09 (1.5 B) or 0.13
+    (3 B), since ever fewer are left. The torch engine: 0.03."""
     host_gb_per_s: float = Field(default=100.0, gt=0)
     """Memory bandwidth of a machine, for optimizers that work there."""
-    bus_gb_per_s: float = Field(default=25.0, gt=0)
-    """Transfer between a machine's memory and one GPU."""
+    bus_gb_per_s: float = Field(default=5.0, gt=0)
+    """Transfer between a machine's memory and one GPU, adding up gradients there included: what an offloaded update of
+    1.5 B in three rows took on a machine with an H200. The bus alone has five times that."""
 
 
 @dataclass(frozen=True, slots=True)

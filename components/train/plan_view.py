@@ -89,7 +89,7 @@ def _time(plan: Plan) -> str:
 def _assumptions(plan: Plan) -> str:
     given = ", ".join(f"{name}={value:g}" for name, value in plan.assumed.model_dump().items())
     text = (
-        f"Assumed (change with --expect): {given}. On an H200 vLLM reached a decode_roof_frac of 0.08 "
+        f"Assumed (change with --expect): {given}. On an H200 vLLM reached a decode_roof_frac of 0.1 "
         "over a rollout, the torch engine 0.03. Not counted: waiting for searches and stragglers, what GPUs of one "
         "engine tell each other, checkpoints, loading; the other trainings and the final evaluation of a pipeline run."
     )

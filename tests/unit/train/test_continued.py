@@ -40,6 +40,7 @@ def test_a_training_that_a_rule_ended_goes_on_where_it_was_best(make_trainer, tm
     mended = make_trainer([0.9], folder="mended", **falling)
     take_over(open_storage(f"file://{tmp_path}/mended"), f"file://{tmp_path}/ended")
     state = mended.checkpoints.restore(mended.checkpoints.complete()[-1], mended.learner)
+    assert (state.num_rollbacks, state.drops_in_a_row) == (0, 0)
     assert mended.run(state).step == 9
 
 

@@ -234,6 +234,7 @@ MEASURED = json.loads((ROOT / "benchmarks" / "results" / "gpu.json").read_text()
 
 COMPILED = {"compile_layers": True}
 RECOMPUTED = {"activation_checkpointing": True}
+OFFLOADED = {"cpu_offload": True}
 
 
 @pytest.mark.parametrize(
@@ -244,10 +245,11 @@ RECOMPUTED = {"activation_checkpointing": True}
         pytest.param("Qwen2.5-3B", 16_384, COMPILED, id="3 B, compiled, long rows"),
         pytest.param("Qwen2.5-3B", 16_384, COMPILED | RECOMPUTED, id="3 B, compiled, inputs alone"),
         pytest.param("Qwen2.5-1.5B", 16_384, COMPILED, id="1.5 B, compiled, long rows"),
+        pytest.param("Qwen2.5-1.5B", 24_576, COMPILED | RECOMPUTED | OFFLOADED, id="1.5 B, weights on the host"),
     ],
 )
 def test_memory_of_an_update_is_what_a_gpu_allocated(name, rows, options):
-    words = {"compile_layers": "compiled", "activation_checkpointing": "checkpointing"}
+    words = {"compile_layers": "compiled", "activation_checkpointing": "checkpointing", "cpu_offload": "offloaded"}
     case = ", ".join([f"update, {name}, rows of {rows}", *(words[key] for key in options), "AdamW: memory"])
     (measured,) = (found["ours"] for found in MEASURED if found["case"] == case)
     parallel = {"gpus_per_node": 1, "compute_dtype": "bfloat16"} | options
@@ -270,7 +272,7 @@ def test_one_gpu_holds_policy_and_critic_whole_during_an_update():
         return part.num_bytes
 
     assert gathered(algorithm="ppo") - gathered(algorithm="grpo") == 2 * QWEN_3B.critic_parameters
-    offloaded = {"cpu_offload": True}
+    offloaded = OFFLOADED
     assert gathered(algorithm="ppo", parallel=offloaded) == gathered(algorithm="grpo", parallel=offloaded)
     assert gathered(algorithm="grpo", parallel=offloaded) < gathered(algorithm="grpo")
 
