@@ -23,8 +23,9 @@ from components.contracts.errors import SearchR1Error, UserError
 from pipeline.log_view import LogView, TaskRecord
 from pipeline.processes import adopt_orphans, alive, descendants, stop_descendants
 
-STOP_GRACE_S = 25.0
-"""Longer than the worker's own grace: it may need all of that to let training save."""
+STOP_GRACE_S = 610.0
+"""Longer than the worker's own grace: it may need all of that to let training save. A second signal ends it at once."""
+LOCK_WAIT_S = 25.0
 
 
 class StepFailed(SearchR1Error, RuntimeError):
@@ -131,7 +132,7 @@ def locked(root: Path) -> Iterator[int]:
             f"Cannot write to {root}: {error.strerror}", "a folder this user may write to", "choose another --runs-dir"
         ) from None
     with lock:
-        deadline_s = time.monotonic() + STOP_GRACE_S
+        deadline_s = time.monotonic() + LOCK_WAIT_S
         while not _try_lock(lock):
             lock.seek(0)
             holder = lock.read().strip()

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from kfp.dsl.base_component import BaseComponent
     from kfp.pipeline_spec.pipeline_spec_pb2 import DagSpec, PipelineSpec, PipelineTaskSpec
 
-STOP_GRACE_S = 20.0
+STOP_GRACE_S = 600.0
+"""What a training has for the save it makes before it stops: weights and moments of 7 B are 85 GB. As in a TrainJob."""
 
 
 def main() -> None:
