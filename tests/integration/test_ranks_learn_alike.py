@@ -22,6 +22,8 @@ OF_THE_MACHINE = ("time", "perf/", "progress/gpu_hours", "kl/rollout_vs_trainer"
 def learned(root, inputs, algorithm: str, **parallel) -> list[dict[str, float]]:
     """Return the metrics of every step, a record for each."""
     settings = SETTINGS | {"steps": STEPS, "algorithm": algorithm, "parallel": parallel}
+    # Evaluations and saves between the steps must not part them either.
+    settings |= {"dev": SETTINGS["dev"] | {"every_steps": 1}, "save_every_steps": 1}
     settings |= {"episodes_per_question": 4 if algorithm == "grpo" else 1}
     manifest = run_to_its_end(root, inputs, json.loads(json.dumps(settings)))
     records = read_metrics(fetch(manifest) / "metrics.jsonl")
