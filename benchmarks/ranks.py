@@ -4,13 +4,17 @@ Every run is the whole pipeline, with the trained baselines cut to two steps bec
 ranks take the steps of one rank up to rounding (`tests/integration/test_ranks_learn_alike.py`), but sampling makes a
 difference in the last bit into another token a few steps later. What is left to compare are the ends of many runs:
 their mean difference, and its standard error.
+
+A rank takes one thread, so that runs of one rank go side by side on as many cores as there are.
 """
 
 import argparse
+import os
 import statistics
 import subprocess
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from benchmarks.record import RESULTS, Case, alone, compared, table, write_record
@@ -36,18 +40,25 @@ NUM_ERRORS = 2.0
 
 
 def run(seed: int, ranks: int, runs: Path) -> Summary:
-    """Train and evaluate the small world and return the run's summary; a finished run comes from the cache.
+    """Train and evaluate the small world and return the run's summary; a finished one comes from the cache in `runs`.
 
     Raises:
         subprocess.CalledProcessError: the run failed; its output was shown.
     """
+    folder = runs / f"seed-{seed}-ranks-{ranks}"
     settings = SETTINGS | {"train.parallel.cpu_ranks": str(ranks)}
-    command = [str(Path(sys.executable).parent / "searchr1"), "run", "--seed", str(seed), "--runs-dir", str(runs)]
+    command = [str(Path(sys.executable).parent / "searchr1"), "run", "--seed", str(seed), "--runs-dir", str(folder)]
     for key, value in settings.items():
         command += ["--set", f"{key}={value}"]
     print(f"seed {seed}, {ranks} rank(s)", flush=True)
     subprocess.run(command, check=True, cwd=ROOT, stdout=subprocess.DEVNULL)
-    return Summary.from_json((runs / "latest" / "summary.json").read_text(encoding="utf-8"))
+    return Summary.from_json((folder / "latest" / "summary.json").read_text(encoding="utf-8"))
+
+
+def run_all(seeds: Sequence[int], ranks: int, runs: Path) -> list[Summary]:
+    """Return the summary of a run per seed, in their order; as many runs at once as the cores have room for."""
+    with ThreadPoolExecutor(max(1, (os.cpu_count() or 1) // ranks)) as pool:
+        return list(pool.map(lambda seed: run(seed, ranks, runs), seeds))
 
 
 def mean_em(summary: Summary) -> float:
@@ -76,14 +87,19 @@ def main(arguments: Sequence[str]) -> None:
         parser.error(f"--seeds {options.seeds}: a standard error takes at least two different seeds")
     cases: list[Case] = []
     ends: dict[str, dict[int, list[float]]] = {"mean EM": {1: [], 2: []}, "dev EM": {1: [], 2: []}}
-    for seed in options.seeds:
+    at_once = os.cpu_count() or 1
+    for first in range(0, len(options.seeds), at_once):
+        seeds = options.seeds[first : first + at_once]
         for ranks in (1, 2):
-            summary = run(seed, ranks, options.runs)
-            ends["mean EM"][ranks].append(mean_em(summary))
-            ends["dev EM"][ranks].append(summary.train.dev_em)
-        for name, of_ranks in ends.items():
-            cases.append(compared(f"seed {seed}: {name}, 2 ranks", of_ranks[2][-1:], of_ranks[1][-1:], "1 rank", "em"))
-        print(table(cases[-2:]), flush=True)
+            summaries = run_all(seeds, ranks, options.runs)
+            ends["mean EM"][ranks] += map(mean_em, summaries)
+            ends["dev EM"][ranks] += [summary.train.dev_em for summary in summaries]
+        begun = len(cases)
+        for place, seed in enumerate(seeds, first):
+            for name, of_ranks in ends.items():
+                two, one = of_ranks[2][place], of_ranks[1][place]
+                cases.append(compared(f"seed {seed}: {name}, 2 ranks", [two], [one], "1 rank", "em"))
+        print(table(cases[begun:]), flush=True)
     met: dict[str, bool] = {}
     for name, of_ranks in ends.items():
         found, met[f"{name}: no difference"] = difference(name, of_ranks[2], of_ranks[1])
