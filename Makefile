@@ -72,7 +72,7 @@ bench-rollout: setup $(TRL_STAMP) ## Measure our rollouts against lock-step loop
 bench-update: setup $(TRL_STAMP) ## Measure our packed update against TRL's, and how its cost grows
 	@$(VENV)/bin/python -m benchmarks.update $(ARGS)
 
-bench-ranks: setup ## Train the small world on two ranks and on one, over six seeds: the same exact match? (over an hour)
+bench-ranks: setup ## Train the small world on two ranks and on one, over six seeds: the same exact match? (two hours)
 	@$(VENV)/bin/python -m benchmarks.ranks $(ARGS)
 
 bench-evaluate: setup ## Evaluate 50,000 questions on one rank and on two: time, memory, equal predictions
