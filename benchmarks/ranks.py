@@ -21,6 +21,7 @@ from benchmarks.record import RESULTS, Case, alone, compared, table, write_recor
 from benchmarks.sides import ROOT
 from components.summary.schema import Summary
 
+CORES = os.cpu_count() or 1
 SEEDS = (1, 2, 3, 4, 5, 6)
 BASELINE_STEPS = 2
 SETTINGS = {
@@ -57,7 +58,7 @@ def run(seed: int, ranks: int, runs: Path) -> Summary:
 
 def run_all(seeds: Sequence[int], ranks: int, runs: Path) -> list[Summary]:
     """Return the summary of a run per seed, in their order; as many runs at once as the cores have room for."""
-    with ThreadPoolExecutor(max(1, (os.cpu_count() or 1) // ranks)) as pool:
+    with ThreadPoolExecutor(max(1, CORES // ranks)) as pool:
         return list(pool.map(lambda seed: run(seed, ranks, runs), seeds))
 
 
@@ -87,19 +88,18 @@ def main(arguments: Sequence[str]) -> None:
         parser.error(f"--seeds {options.seeds}: a standard error takes at least two different seeds")
     cases: list[Case] = []
     ends: dict[str, dict[int, list[float]]] = {"mean EM": {1: [], 2: []}, "dev EM": {1: [], 2: []}}
-    at_once = os.cpu_count() or 1
-    for first in range(0, len(options.seeds), at_once):
-        seeds = options.seeds[first : first + at_once]
+    for first in range(0, len(options.seeds), CORES):
+        seeds = options.seeds[first : first + CORES]
         for ranks in (1, 2):
             summaries = run_all(seeds, ranks, options.runs)
             ends["mean EM"][ranks] += map(mean_em, summaries)
             ends["dev EM"][ranks] += [summary.train.dev_em for summary in summaries]
-        begun = len(cases)
+        num_before = len(cases)
         for place, seed in enumerate(seeds, first):
             for name, of_ranks in ends.items():
                 two, one = of_ranks[2][place], of_ranks[1][place]
                 cases.append(compared(f"seed {seed}: {name}, 2 ranks", [two], [one], "1 rank", "em"))
-        print(table(cases[begun:]), flush=True)
+        print(table(cases[num_before:]), flush=True)
     met: dict[str, bool] = {}
     for name, of_ranks in ends.items():
         found, met[f"{name}: no difference"] = difference(name, of_ranks[2], of_ranks[1])
