@@ -40,6 +40,8 @@ class Patience:
     first_back_off_s: float = 0.5
     longest_back_off_s: float = 30.0
     lost_contact_s: float = 900.0
+    fewest_tries: int = 5
+    """Before contact is lost: time that passed while this machine itself was halted says nothing of the server."""
     deletion_s: float = 900.0
     """For an earlier job to go: its pods have ten minutes to save a checkpoint."""
     log_silence_s: float = 300.0
@@ -274,7 +276,7 @@ class Cluster:
         """Call until the server answers; its refusals are the caller's to judge.
 
         Raises:
-            ClusterError: it has not answered for `patience.lost_contact_s`.
+            ClusterError: it has not answered for `patience.lost_contact_s`, asked `patience.fewest_tries` times.
         """
         limit_s, tries = time.monotonic() + self.patience.lost_contact_s, 0
         while True:
@@ -288,7 +290,7 @@ class Cluster:
                 reason = str(error)
             tries += 1
             delay_s = self.back_off_s(tries)
-            if time.monotonic() + delay_s > limit_s:
+            if tries >= self.patience.fewest_tries and time.monotonic() + delay_s > limit_s:
                 raise ClusterError(
                     f"the API server has not answered for {self.patience.lost_contact_s:.0f} s: {reason}. "
                     "The job goes on; a retry finds it again"

@@ -3,6 +3,7 @@
 import json
 import threading
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -11,6 +12,7 @@ from components.contracts.manifest import Manifest
 from components.train.trainjob import job_name
 from tests.unit.train.fake_kubernetes import JOBS, ended
 from tests.unit.train.trainjob_stories import (
+    PATIENCE,
     RESULT,
     SCHEDULED,
     fail,
@@ -170,10 +172,14 @@ def test_a_broken_watch_loses_nothing(cluster, train, how):
     assert cluster.broken_watches == {"trainjobs": [], "pods": []}
 
 
-def test_a_server_that_is_away_for_a_moment_is_waited_for(cluster, train):
+@pytest.mark.parametrize(
+    "lost_contact_s",
+    [pytest.param(0.5, id="server away"), pytest.param(0.0, id="this machine halted")],
+)
+def test_a_server_that_is_away_for_a_moment_is_waited_for(cluster, train, lost_contact_s):
     cluster.story = succeed
     cluster.refuse = refuse_first("GET", JOBS, 503, 0, 429)
-    assert train().manifest == RESULT
+    assert train(replace(PATIENCE, lost_contact_s=lost_contact_s)).manifest == RESULT
 
 
 def test_a_server_that_stays_away_leaves_the_job_to_a_retry(cluster, train):

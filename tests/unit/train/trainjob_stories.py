@@ -11,12 +11,12 @@ from tests.unit.train.fake_kubernetes import FakeCluster, ended
 
 PATIENCE = Patience(
     watch_s=1,
-    request_s=5,
+    request_s=30,
     first_back_off_s=0.02,
     longest_back_off_s=0.1,
     lost_contact_s=0.5,
-    deletion_s=5,
-    last_log_s=2,
+    deletion_s=60,
+    last_log_s=20,
 )
 SCHEDULED = {"startTime": "2026-11-26T11:59:30Z"}
 RESULT = Manifest(
