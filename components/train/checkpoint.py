@@ -73,6 +73,8 @@ class TrainState:
     """Episodes of the next step that were sampled beside the last update, with weights no checkpoint holds."""
     ahead_s: float = 0.0
     """Seconds it took to sample them."""
+    unfinished: dict[str, float] = field(default_factory=dict)
+    """Metrics of the newest step, until its dev evaluation is made and they are logged."""
 
 
 _STATE = TypeAdapter(TrainState)

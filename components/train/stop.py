@@ -11,8 +11,8 @@ class StopRequest:
     """Notes SIGTERM while it is held, instead of dying of it in the middle of an update.
 
     Safe points are those where weights, moments and counters belong together: the end of a rollout, also of each that
-    rejection sampling begins with, every pass before the first optimizer step, and the end of a step. A rollout, the
-    longest of all waits for one, is cut short.
+    rejection sampling begins with and of a dev evaluation, every pass before the first optimizer step, and the end of a
+    step. A rollout, the longest of all waits for one, is cut short.
     """
 
     def __init__(self) -> None:

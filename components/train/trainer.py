@@ -93,6 +93,8 @@ class Trainer:
     def _run(self, state: TrainState) -> TrainState:
         if state.step == 0 and not state.em_curve:
             self._log_and_save(state, self._evaluate(state), save=True)
+        if state.unfinished:
+            self._finish_step(state)
         while state.step < self.config.steps:
             # Judged before a step, not after one, so that a run killed in between does the same when it resumes.
             self._check_mismatch(state)
@@ -102,23 +104,33 @@ class Trainer:
                     break
                 state = self._return_to_best(state, reason)
             started_s = time.monotonic()
-            metrics = self.train_step(state)
+            state.unfinished = self.train_step(state)
             state.update_guard = self.learner.guard.state_dict()
             state.step += 1
-            last = state.step == self.config.steps
-            evaluated = last or state.step % self.config.dev.every_steps == 0
-            if evaluated:
-                metrics |= self._evaluate(state)
             state.rl_s += time.monotonic() - started_s
-            metrics |= self._progress(state) | {"time/save_s": self.save_s}
-            self._log_and_save(state, metrics, save=evaluated or state.step % self.config.save_every_steps == 0)
-            self.checkpoints.poll()
-            self.announce(state, metrics)
-            self._heed_stop(state)
+            self._finish_step(state)
         self._check_mismatch(state)
         self.checkpoints.restore_best(state, self.learner)
         self.publish_weights()
         return state
+
+    def _finish_step(self, state: TrainState) -> None:
+        """Evaluate the weights if it is time, log the step that `state` holds as unfinished, and save.
+
+        Raises:
+            StoppedBySignal: a rank received SIGTERM; `state` is saved, with the step unfinished if need be.
+        """
+        started_s, evaluation = time.monotonic(), {}
+        evaluated = state.step == self.config.steps or state.step % self.config.dev.every_steps == 0
+        if evaluated:
+            evaluation = self._evaluate(state)
+        state.rl_s += time.monotonic() - started_s
+        metrics = state.unfinished | evaluation | self._progress(state) | {"time/save_s": self.save_s}
+        state.unfinished = {}
+        self._log_and_save(state, metrics, save=evaluated or state.step % self.config.save_every_steps == 0)
+        self.checkpoints.poll()
+        self.announce(state, metrics)
+        self._heed_stop(state)
 
     def train_step(self, state: TrainState) -> dict[str, float]:
         """Make one step and return its metrics (docs/metrics.md)."""
@@ -187,14 +199,12 @@ class Trainer:
             for index, question in enumerate(questions)
         ]
 
-    def _ask(self, tasks: list[EpisodeTask], state: TrainState | None = None) -> list[Episode]:
+    def _ask(self, tasks: list[EpisodeTask], state: TrainState) -> list[Episode]:
         """Return an episode for every task; each rank plays its share, and all of them know the results.
 
-        With `state` a rank that hears SIGTERM plays no further, and all of them end there.
+        A rank that hears SIGTERM plays no further, and all of them end there with `state` saved.
         """
         hand = self.sharing.deal(tasks)
-        if state is None:
-            return self.sharing.gather(hand, self._play(hand))
         try:
             own = self._play(hand, self._is_cut_short)
         except RolloutCancelled:
@@ -265,17 +275,18 @@ class Trainer:
             metrics["kl/ref"] = float(kl_M.mean())
         return targets, metrics
 
-    def evaluate_dev(self) -> tuple[float, dict[str, float]]:
+    def evaluate_dev(self, state: TrainState) -> tuple[float, dict[str, float]]:
         """Return greedy EM on the dev questions, over all and by kind; the test sets are never seen here.
 
         A question whose search failed is left out: it says nothing about the model.
 
         Raises:
             SearchError: the share of failed searches exceeds `max_search_failure_frac`.
+            StoppedBySignal: a rank received SIGTERM meanwhile; `state` is saved.
         """
         questions = list(self.dev_questions)[: self.config.dev.max_questions]
         tasks = [EpisodeTask(q.id, prompt_ids(q.question, self.config.loop, self.tokenizer), 0, 0.0) for q in questions]
-        episodes = self._ask(tasks)
+        episodes = self._ask(tasks, state)
         self.engine.reset_cache()
         usable = self._searched_well(episodes, "a dev evaluation")
         questions, episodes = [questions[i] for i in usable], [episodes[i] for i in usable]
@@ -297,7 +308,7 @@ class Trainer:
 
     def _evaluate(self, state: TrainState) -> dict[str, float]:
         started_s = time.monotonic()
-        dev_em, by_kind = self.evaluate_dev()
+        dev_em, by_kind = self.evaluate_dev(state)
         observe_dev(state, dev_em, self.config.dev)
         return {"em/dev": dev_em, "time/dev_s": time.monotonic() - started_s} | by_kind
 
@@ -340,7 +351,7 @@ class Trainer:
             print(text, flush=True)
 
     def _heed_stop(self, state: TrainState) -> None:
-        """Save what the last finished step left and end, if any rank was asked to stop.
+        """End, if any rank was asked to stop, with what the last step left saved: nothing before the first evaluation.
 
         Raises:
             StoppedBySignal: that is so.
@@ -348,7 +359,7 @@ class Trainer:
         if not self.stop.asked():
             return
         name = checkpoint_name(state.step)
-        if name not in self.checkpoints.complete():
+        if state.em_curve and name not in self.checkpoints.complete():
             self.checkpoints.save(self.learner, state, self.metrics_file)
         complete = self.checkpoints.complete()
         where = "there" if name in complete else [*complete[-1:], "the beginning"][0]

@@ -99,7 +99,7 @@ def test_too_many_returns_end_the_training_with_the_best_weights(make_trainer):
 
 def test_dev_is_greedy_bounded_and_reported_by_kind(make_trainer):
     trainer = make_trainer([0.5], dev={"every_steps": 1, "max_questions": 4})
-    dev_em, by_kind = trainer.evaluate_dev()
+    dev_em, by_kind = trainer.evaluate_dev(TrainState())
     assert (dev_em, by_kind) == (1.0, {"em/dev/nq/k": 1.0})
     assert {request.temperature for request in trainer.engine.requests} == {0.0}
     assert sorted(set(trainer.client.queries)) == ["0", "1", "2", "3"]

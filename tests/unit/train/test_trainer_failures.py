@@ -123,7 +123,7 @@ def test_dev_question_whose_search_failed_says_nothing_about_the_model(make_trai
             return super().submit(query)
 
     trainer = make_trainer([0.5], OneFails(), max_search_failure_frac=0.2)
-    assert trainer.evaluate_dev() == (4 / 9, {"em/dev/nq/k": 4 / 9})
+    assert trainer.evaluate_dev(TrainState()) == (4 / 9, {"em/dev/nq/k": 4 / 9})
 
 
 def test_engine_that_disagrees_with_the_trainer_stops_the_run_also_when_it_was_killed_in_between(make_trainer):
