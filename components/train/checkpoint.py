@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from components.contracts.episode import Episode
@@ -204,14 +205,17 @@ class Checkpoints:
         """Load checkpoint `name` into `learner` and return its state.
 
         Raises:
-            ManifestError: files of some ranks are missing, or they are those of another model or algorithm.
+            ManifestError: files are missing or damaged, or they are those of another model or algorithm.
         """
         self.finish()
         keys_of = self._shards(name)
         check_parts(learner, keys_of)
-        for part in sorted(part_names(learner)):
-            self._load(learner, part, keys_of[part])
-        state = _STATE.validate_python(json.loads(self._storage.get_bytes(f"{name}/state.json")))
+        try:
+            for part in sorted(part_names(learner)):
+                self._load(learner, part, keys_of[part])
+            state = _STATE.validate_python(json.loads(self._storage.get_bytes(f"{name}/state.json")))
+        except (SafetensorError, json.JSONDecodeError, ValidationError) as error:
+            raise self._unusable(name, f"is damaged ({error})") from error
         learner.rate_scale = state.rate_scale
         learner.guard.load_state_dict(state.update_guard)
         return state
@@ -225,8 +229,15 @@ class Checkpoints:
                 found.setdefault(match["part"], {})[int(match["rank"])] = info.key
                 ranks_then = int(match["world"])
         if not found or any(len(keys) != ranks_then for keys in found.values()):
-            raise ManifestError(f"Checkpoint {name} at {self._storage.uri()} lacks files of some ranks")
+            raise self._unusable(name, "lacks files of some ranks")
         return {part: [key for _, key in sorted(keys.items())] for part, keys in found.items()}
+
+    def _unusable(self, name: str, why: str) -> ManifestError:
+        # An older one is not taken by itself: a person decides that steps are lost.
+        return ManifestError(
+            f"Checkpoint {name} at {self._storage.uri()} {why}",
+            remedy=f"delete the folder {self._storage.uri(name)} and start again: the checkpoint before it is taken",
+        )
 
     def _load(self, learner: Learner, part: str, keys: list[str]) -> None:
         """Load `part` from what this rank needs of it; the disk holds one part at a time."""

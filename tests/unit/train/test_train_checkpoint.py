@@ -233,6 +233,19 @@ def test_checkpoint_without_the_files_of_a_rank_is_refused(storage, checkpoints,
         checkpoints.restore("step_000001", make_learner())
 
 
+@pytest.mark.parametrize("file", ["policy-00000-of-00001.safetensors", "state.json"])
+def test_a_damaged_checkpoint_is_refused_with_the_way_back(storage, checkpoints, metrics_file, make_learner, file):
+    for step in (1, 2):
+        checkpoints.save(make_learner(), TrainState(step=step), metrics_file)
+    checkpoints.finish()
+    storage.put_bytes(storage.get_bytes(f"step_000002/{file}")[:-9], f"step_000002/{file}")
+    with pytest.raises(ManifestError, match=r"step_000002 at .* is damaged") as raised:
+        checkpoints.restore(checkpoints.complete()[-1], make_learner())
+    assert f"delete the folder {storage.uri('step_000002')}" in str(raised.value)
+    storage.delete_prefix("step_000002/")
+    assert checkpoints.restore(checkpoints.complete()[-1], make_learner()).step == 1
+
+
 def test_pruning_keeps_the_newest_two_and_the_best(storage, checkpoints, metrics_file, make_learner):
     learner = make_learner()
     for step in range(6):
