@@ -110,6 +110,6 @@ def test_bad_scores_are_user_errors(call, says: str) -> None:
 
 def test_all_questions_of_the_paper_take_well_under_a_second() -> None:
     scores = np.random.default_rng(0).integers(0, 2, 51_713)
-    started_s = time.perf_counter()
+    started_s = time.process_time()
     bootstrap_interval(scores)
-    assert time.perf_counter() - started_s < 0.5
+    assert time.process_time() - started_s < 0.5

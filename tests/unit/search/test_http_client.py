@@ -130,7 +130,7 @@ def raw(data: bytes, **headers) -> Callable:
 
 def dripping(handler) -> None:
     handler.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n")
-    for _ in range(50):
+    for _ in range(600):
         time.sleep(0.1)
         handler.wfile.write(b" ")
         handler.wfile.flush()
@@ -159,7 +159,7 @@ BAD = [
     pytest.param(lambda *_: dripping, "in time|Timeout", id="drips"),
     pytest.param(lambda *_: endless, "more than", id="endless"),
     pytest.param(lambda *_: lambda handler: None, "closed|Protocol", id="closes the connection"),
-    pytest.param(lambda *_: lambda handler: time.sleep(5), "Timeout", id="hangs"),
+    pytest.param(lambda *_: lambda handler: time.sleep(60), "Timeout", id="hangs"),
     pytest.param(
         lambda *_: lambda handler: handler.wfile.write(b"\x00junk\r\n\r\n"), "Protocol|BadStatus", id="no HTTP"
     ),
@@ -186,7 +186,8 @@ def test_a_bad_answer_is_a_search_error(stub, answer, says):
     started_s = time.monotonic()
     with pytest.raises(SearchError, match=says):
         searcher.search(["q"], 1)
-    assert time.monotonic() - started_s < 4
+    # Far from the minute that some of them take: the machine may be halted for a while.
+    assert time.monotonic() - started_s < 30
     stub.answer = well_answered
     assert searcher.search(["q"], 1)[0][0].passage.id == "id of q"
 
