@@ -41,15 +41,8 @@ def check_attention(config: TrainConfig, model_config: Any) -> None:
     Raises:
         ConfigError: episodes may be longer than the model's positions or its sliding window, or it bends its logits.
     """
-    longest = config.loop.max_context_tokens
     for name in ("max_position_embeddings", "sliding_window"):
-        limit = getattr(model_config, name, None)
-        if limit and limit < longest:
-            raise ConfigError(
-                f"train.loop.max_context_tokens = {longest}, but the model's {name} is {limit}",
-                f"at most {limit}",
-                f"set train.loop.max_context_tokens = {limit}, or take another model",
-            )
+        check_length(config, name, getattr(model_config, name, None))
     for name in ("attn_logit_softcapping", "final_logit_softcapping", "logit_scale", "logits_scaling"):
         if getattr(model_config, name, None):
             raise ConfigError(
@@ -57,6 +50,21 @@ def check_attention(config: TrainConfig, model_config: Any) -> None:
                 "a model of the families qwen2, qwen3 or llama",
                 'set base_model.source, for example to "hf://Qwen/Qwen2.5-3B"',
             )
+
+
+def check_length(config: TrainConfig, name: str, limit: int | None) -> None:
+    """Refuse a model that sees no further than `limit` tokens, by `name` of its config, where there is a limit.
+
+    Raises:
+        ConfigError: episodes may be longer.
+    """
+    longest = config.loop.max_context_tokens
+    if limit and limit < longest:
+        raise ConfigError(
+            f"train.loop.max_context_tokens = {longest}, but the model's {name} is {limit}",
+            f"at most {limit}",
+            f"set train.loop.max_context_tokens = {limit}, or take another model",
+        )
 
 
 def _check_comparisons(config: TrainConfig) -> None:

@@ -28,6 +28,8 @@ class ModelShape:
     tied_embeddings: bool
     qkv_bias: bool = False
     qk_norm: bool = False
+    max_positions: int | None = None
+    """None is a config.json that names no limit."""
 
     @classmethod
     def from_hf_config(cls, config: Mapping[str, Any]) -> "ModelShape":
@@ -54,6 +56,7 @@ class ModelShape:
                 tied_embeddings=config.get("tie_word_embeddings", False),
                 qkv_bias=family == "qwen2",
                 qk_norm=family == "qwen3",
+                max_positions=config.get("max_position_embeddings"),
             )
         except KeyError as missing:
             raise ConfigError(f"The model's configuration has no {missing}", remedy="give its config.json") from None
@@ -106,7 +109,7 @@ class ModelShape:
 
 
 def _qwen(layers: int, hidden: int, intermediate: int, heads: int, kv: int, vocab: int, tied: bool) -> ModelShape:
-    return ModelShape(layers, hidden, intermediate, heads, kv, 128, vocab, tied, qkv_bias=True)
+    return ModelShape(layers, hidden, intermediate, heads, kv, 128, vocab, tied, qkv_bias=True, max_positions=32_768)
 
 
 KNOWN_SHAPES: dict[str, ModelShape] = {
@@ -114,10 +117,11 @@ KNOWN_SHAPES: dict[str, ModelShape] = {
     "Qwen/Qwen2.5-3B": _qwen(36, 2048, 11_008, 16, 2, 151_936, True),
     "Qwen/Qwen2.5-7B": _qwen(28, 3584, 18_944, 28, 4, 152_064, False),
     "Qwen/Qwen2.5-14B": _qwen(48, 5120, 13_824, 40, 8, 152_064, False),
-    "meta-llama/Llama-3.2-1B": ModelShape(16, 2048, 8192, 32, 8, 64, 128_256, True),
-    "meta-llama/Llama-3.2-3B": ModelShape(28, 3072, 8192, 24, 8, 128, 128_256, True),
+    "meta-llama/Llama-3.2-1B": ModelShape(16, 2048, 8192, 32, 8, 64, 128_256, True, max_positions=131_072),
+    "meta-llama/Llama-3.2-3B": ModelShape(28, 3072, 8192, 24, 8, 128, 128_256, True, max_positions=131_072),
 }
-"""Hub name without `-Instruct` -> the public numbers of its config.json."""
+"""Hub name without `-Instruct` -> the public numbers of its config.json; positions are those of the instruct model,
+which may have fewer than its base."""
 
 
 def causal_pairs(lengths: Sequence[float]) -> float:

@@ -5,7 +5,7 @@ from typing import Any
 
 from components.contracts.errors import ConfigError
 from components.search.open import check_reachable
-from components.train.combinations import check_combinations, check_heads
+from components.train.combinations import check_combinations, check_heads, check_length
 from components.train.config import TrainConfig
 from components.train.cost import ModelShape
 from components.train.plan_memory import (
@@ -152,9 +152,11 @@ def make_plan(config: TrainConfig, shape: ModelShape, gpu: Gpu, assumed: Assumpt
     """Return the plan of a training that `check_planned` does not refuse.
 
     Raises:
-        ConfigError: prompts or turns do not fit their context, or the model cannot be cut over the GPUs of an engine.
+        ConfigError: prompts or turns do not fit their context, episodes the model's positions, or the model cannot be
+            cut over the GPUs of an engine.
     """
     check_heads(config, shape.num_heads)
+    check_length(config, "max_position_embeddings", shape.max_positions)
     loop = config.loop
     if loop.max_context_tokens - loop.max_turn_tokens < 1:
         raise ConfigError(

@@ -32,6 +32,7 @@ def llama(layers, hidden, intermediate, heads, kv_heads, head_size, vocab=128_25
         head_dim=head_size,
         vocab_size=vocab,
         tie_word_embeddings=True,
+        max_position_embeddings=131_072,
     )
 
 

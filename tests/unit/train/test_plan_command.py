@@ -84,6 +84,11 @@ def test_plan_says_how_engines_lie_on_the_gpus(capsys):
             ["qwen2.5-7b-ppo-8x80gb", *IN_GROUPS, "train.vllm.tensor_parallel=8"], "28 attention heads", id="heads"
         ),
         pytest.param(
+            ["qwen2.5-7b-ppo-8x80gb", "--set", "train.loop.max_context_tokens=40000"],
+            "max_position_embeddings is 32768",
+            id="positions",
+        ),
+        pytest.param(
             ["qwen2.5-7b-ppo-1x80gb", *IN_GROUPS, "train.vllm.tensor_parallel=2"], "a node has 1 ranks", id="groups"
         ),
     ],
