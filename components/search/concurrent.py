@@ -2,7 +2,8 @@
 
 Queries that arrive within a short window travel as one batch; several batches are under way at once; equal
 queries share one search; finished ones come from a least-recently-used cache as completed futures. Every
-query is settled before its deadline, with passages or with SearchError.
+query is settled before its deadline, with passages or with SearchError. While the process itself is halted (Ctrl-Z, a
+paused container, a virtual machine on its way to another host) no deadline comes nearer.
 """
 
 import random
@@ -22,6 +23,8 @@ from components.search.protocol import Searcher
 Found = Future[list[ScoredPassage]]
 FIRST_BACK_OFF_S = 0.05
 LONGEST_BACK_OFF_S = 2.0
+BEATS_PER_DEADLINE = 30
+"""A process that misses a beat was halted: what it missed does not count."""
 
 
 @dataclass(slots=True)
@@ -67,7 +70,7 @@ class ConcurrentSearch:
         top_k: Passages asked for per query.
         window_s: How long the first query of a batch waits for company.
         max_batch: Largest number of queries in one call.
-        deadline_s: Longest time between `submit` and a settled future.
+        deadline_s: Longest time between `submit` and a settled future, halts of the process not counted.
         retries: How often a batch that raised SearchError is sent again, with back-off. Afterwards the
             batch is halved until the queries that fail on their own are alone.
         cache_size: Queries whose passages are remembered; 0 remembers none.
@@ -91,6 +94,7 @@ class ConcurrentSearch:
         self._searcher, self._top_k = searcher, top_k
         self._window_s, self._max_batch = window_s, max_batch
         self._deadline_s, self._retries = deadline_s, retries
+        self._halted_s = 0.0
         self._cache_size, self._max_concurrent = cache_size, max_concurrent
         self._changed = threading.Condition(threading.Lock())
         self._waiting: deque[_Query] = deque()
@@ -131,7 +135,7 @@ class ConcurrentSearch:
             future: Found = Future()
             # A running future cannot be cancelled by one of the callers that share it.
             future.set_running_or_notify_cancel()
-            entry = _Query(text, future, time.monotonic())
+            entry = _Query(text, future, self._now_s())
             self._under_way[text] = entry
             self._waiting.append(entry)
             if len(self._waiting) in (1, self._max_batch):
@@ -160,13 +164,16 @@ class ConcurrentSearch:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def _now_s(self) -> float:
+        return time.monotonic() - self._halted_s
+
     def _dispatch(self) -> None:
         while not self._closed.is_set():
             with self._changed:
                 expired = self._take_expired()
                 batch = self._take_batch()
                 if not expired and not batch:
-                    self._changed.wait(self._pause_s())
+                    self._wait()
                     continue
             if expired:
                 num_expired = self._fail(expired, SearchError(f"no answer within {self._deadline_s} s"))
@@ -175,8 +182,19 @@ class ConcurrentSearch:
             if batch:
                 self._batches.put(batch)
 
+    def _wait(self) -> None:
+        beat_s, pause_s = self._deadline_s / BEATS_PER_DEADLINE, self._pause_s()
+        if pause_s is None:
+            self._changed.wait()
+            return
+        pause_s, began_s = min(pause_s, beat_s), time.monotonic()
+        self._changed.wait(pause_s)
+        late_s = time.monotonic() - began_s - pause_s
+        if late_s > beat_s:
+            self._halted_s += late_s
+
     def _take_expired(self) -> list[_Query]:
-        oldest_s = time.monotonic() - self._deadline_s
+        oldest_s = self._now_s() - self._deadline_s
         expired = []
         for query in self._under_way.values():
             if query.submitted_s > oldest_s:
@@ -190,7 +208,7 @@ class ConcurrentSearch:
     def _take_batch(self) -> list[_Query]:
         if not self._waiting or self._num_busy == self._max_concurrent:
             return []
-        window_open = time.monotonic() < self._waiting[0].submitted_s + self._window_s
+        window_open = self._now_s() < self._waiting[0].submitted_s + self._window_s
         if window_open and len(self._waiting) < self._max_batch:
             return []
         if self._num_busy == self._num_workers:
@@ -210,7 +228,7 @@ class ConcurrentSearch:
         wake_s = oldest.submitted_s + self._deadline_s
         if self._waiting and self._num_busy < self._max_concurrent:
             wake_s = min(wake_s, self._waiting[0].submitted_s + self._window_s)
-        return max(0.0, wake_s - time.monotonic())
+        return max(0.0, wake_s - self._now_s())
 
     def _work(self) -> None:
         while (batch := self._batches.get()) is not None:

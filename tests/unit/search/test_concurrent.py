@@ -1,8 +1,13 @@
 """ConcurrentSearch: concurrency, batching, sharing, failures, deadlines."""
 
+import signal
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import wait
+from pathlib import Path
 
 import pytest
 
@@ -10,6 +15,9 @@ from components.contracts.errors import SearchError
 from components.contracts.passage import Passage, ScoredPassage
 from components.search.concurrent import ConcurrentSearch
 from components.search.protocol import SearchClient, Searcher
+from tests.unit.search.halted_process import DEADLINE_S
+
+ROOT = Path(__file__).resolve().parents[3]
 
 
 class EchoSearcher:
@@ -160,6 +168,16 @@ def test_the_deadline_settles_a_query_whose_search_hangs():
     assert not ended.is_set(), "closing waits for nobody"
     free.set()
     assert client.stats.expired == 2
+
+
+def test_a_halt_of_the_process_brings_no_deadline_nearer():
+    command = [sys.executable, "-m", "tests.unit.search.halted_process"]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        assert process.stdout.readline() == "searching\n"
+        process.send_signal(signal.SIGSTOP)
+        time.sleep(2 * DEADLINE_S)
+        process.send_signal(signal.SIGCONT)
+        assert process.stdout.read() == "found\n"
 
 
 def test_closing_settles_what_is_open_and_refuses_more():
