@@ -76,7 +76,7 @@ class RewardConfig(StepConfig):
 
     outcome: Literal["em", "f1", "sub_em"] = "em"
     format_reward: float = Field(default=0.0, ge=0, le=0.2)
-    """Paid to a wrong answer that came in the right format; 0 is the paper's choice."""
+    """Least that an answer earns which came in the right format, wrong as it may be; 0 is the paper's choice."""
 
 
 class DevConfig(StepConfig):

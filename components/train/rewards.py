@@ -9,16 +9,17 @@ from components.train.config import RewardConfig
 
 
 def episode_reward(episode: Episode, question: Question, config: RewardConfig) -> float:
-    """Return the reward in [0, 1]: the outcome measure, or the format reward for a wrong answer in valid form.
+    """Return the reward in [0, 1]: the outcome measure, and not less than the format reward in valid form.
 
-    An episode without an answer earns 0, whatever its prompt, notices or passages contain.
+    So an answer that is hardly right (F1) earns no less than a wrong one. An episode without an answer earns 0,
+    whatever its prompt, notices or passages contain.
     """
     if episode.answer is None:
         return 0.0
     measure = {"em": exact_match, "f1": f1, "sub_em": sub_exact_match}[config.outcome]
     outcome = measure(episode.answer, question.golden_answers)
     well_formed = episode.valid_action_frac == 1.0
-    return outcome if outcome or not well_formed else config.format_reward
+    return max(outcome, config.format_reward) if well_formed else outcome
 
 
 def rewards(episodes: Sequence[Episode], questions: Sequence[Question], config: RewardConfig) -> list[float]:

@@ -19,6 +19,8 @@ def episode(*turns: tuple[Action, str]) -> Episode:
 
 
 SEARCH, BAD = (Action.SEARCH, "Kalo Mira"), (Action.INVALID, "<answer>Kalo Mira")
+HARDLY = [(Action.ANSWER, "mira" + " or so" * 8 + " maybe")]
+"""Eighteen words, one of them right: F1 is .1."""
 
 
 @pytest.mark.parametrize(
@@ -36,6 +38,11 @@ SEARCH, BAD = (Action.SEARCH, "Kalo Mira"), (Action.INVALID, "<answer>Kalo Mira"
         pytest.param([SEARCH, (Action.ANSWER, "mira")], {"format_reward": 0.2}, 0.2, id="format-of-a-wrong-answer"),
         pytest.param([BAD, (Action.ANSWER, "mira")], {"format_reward": 0.2}, 0.0, id="bad-format-earns-none"),
         pytest.param([BAD, (Action.ANSWER, "Kalo Mira")], {"format_reward": 0.2}, 1.0, id="right-in-bad-format"),
+        pytest.param(HARDLY, {"outcome": "f1"}, 0.1, id="f1-of-a-long-answer"),
+        pytest.param(HARDLY, {"outcome": "f1", "format_reward": 0.2}, 0.2, id="hardly-right-earns-no-less-than-wrong"),
+        pytest.param(
+            [BAD, *HARDLY], {"outcome": "f1", "format_reward": 0.2}, 0.1, id="hardly-right-in-bad-format-earns-its-f1"
+        ),
         pytest.param([SEARCH, SEARCH], {"format_reward": 0.2}, 0.0, id="format-without-an-answer-earns-none"),
     ],
 )
