@@ -77,8 +77,8 @@ def weights_of_one(log_ratios, **settings) -> list[float]:
 def test_which_episodes_leave_the_loss(log_ratios, kept):
     """The product of the ratios of the first case is e^10: a rule on the product drops the longest episodes first."""
     weights = weights_of_one(log_ratios)
-    assert (min(weights) > 0) == kept
-    assert (max(weights) > 0) == kept
+    # A weight that is not a number is not 0 either: it would ruin the whole update.
+    assert all(weight > 0 for weight in weights) if kept else not any(weights)
 
 
 def test_cap_is_a_ceiling_without_a_floor():
