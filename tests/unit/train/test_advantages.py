@@ -148,6 +148,17 @@ def test_a_kind_without_a_difference_is_not_blown_up_beside_one_that_has_it():
     assert abs(found[1]).max() < 0.05
 
 
+def test_padding_has_no_part_in_what_counts_as_a_small_spread():
+    """The second kind spreads by .08 of all: it keeps less than variance 1, as it does beside less padding."""
+    kinds, rng = np.array(["easy", "hard"]), np.random.default_rng(0)
+    advantages_NA = rng.normal(size=(2, 50)) * [[1.0], [0.08 / 2**0.5]]
+    padded_NA = np.concatenate([advantages_NA, np.zeros((2, 100))], 1)
+    bare = whiten(advantages_NA, np.ones((2, 50), dtype=bool), kinds)
+    padded = whiten(padded_NA, np.arange(150)[None, :].repeat(2, 0) < 50, kinds)
+    assert bare[1].std() < 0.9
+    np.testing.assert_array_equal(padded[:, :50], bare)
+
+
 @pytest.mark.parametrize(
     ("rewards", "expected", "kept"),
     [
@@ -242,12 +253,24 @@ def test_group_advantage_reaches_every_token_of_its_episode(make_config, make_ex
     assert keep.sum() == experience.mask_NA[:2].sum()
 
 
-def test_questions_of_two_sets_with_equal_index_are_two_groups(make_config, make_experience):
-    experience = make_experience(4)
-    experience.questions = [
-        Question(id=f"{name}:0", set_name=name, question="x?", golden_answers=("x",))
-        for name in ("nq", "nq", "hotpotqa", "hotpotqa")
+def asked(*numbers: str, **metadata) -> list[Question]:
+    """Questions `set:number`, one for each episode."""
+    return [
+        Question(id=x, set_name=x.split(":")[0], question="x?", golden_answers=("x",), metadata=metadata)
+        for x in numbers
     ]
+
+
+@pytest.mark.parametrize(
+    "questions",
+    [
+        pytest.param(asked("nq:0", "nq:0", "hotpotqa:0", "hotpotqa:0"), id="equal-numbers-of-two-sets"),
+        pytest.param(asked("nq:0", "nq:0", "nq:1", "nq:1"), id="two-numbers-of-a-set"),
+    ],
+)
+def test_every_question_is_a_group_of_its_own(questions, make_config, make_experience):
+    experience = make_experience(4)
+    experience.questions = questions
     experience.outcomes = np.array([1.0, 1.0, 0.0, 0.0])
     flat = np.zeros(experience.num_tokens)
     advantages, _, keep = advantages_and_returns(
@@ -255,6 +278,15 @@ def test_questions_of_two_sets_with_equal_index_are_two_groups(make_config, make
     )
     assert not advantages.any()
     assert not keep.any()
+
+
+def test_kinds_of_one_set_are_whitened_apart(make_config, make_experience):
+    experience = make_experience(6)
+    experience.questions = asked(*["nq:0"] * 3, kind="bridge") + asked(*["nq:1"] * 3, kind="comparison")
+    values = np.random.default_rng(0).normal(size=experience.num_tokens)
+    found = experience.padded(advantages_and_returns(experience, values, np.zeros(len(values)), make_config())[0])
+    for rows in (slice(3), slice(3, 6)):
+        assert found[rows][experience.mask_NA[rows]].mean() == pytest.approx(0.0, abs=1e-9)
 
 
 @pytest.mark.parametrize("mask", [True, False])
