@@ -34,8 +34,8 @@ def invented_targets(learner: Learner, experience, seed=0) -> Targets:
     return Targets(now + 0.3 * noise[0], noise[1], now + 0.1, noise[2], noise[3], keep)
 
 
-def plain_logprobs(model, sequence):
-    logprobs = model(torch.tensor([sequence.token_ids])).logits[0].log_softmax(-1)
+def plain_logprobs(model, sequence, temperature=1.0):
+    logprobs = (model(torch.tensor([sequence.token_ids])).logits[0] / temperature).log_softmax(-1)
     positions = torch.tensor(sequence.trained_positions, dtype=torch.long)
     rows = logprobs[positions - 1]
     targets = torch.tensor(sequence.token_ids)[positions]
@@ -120,6 +120,7 @@ def test_metrics_are_means_over_trained_tokens(make_learner, make_experience):
     ratios = torch.exp(torch.cat([logprobs for logprobs, _ in found]) - targets.old_logprobs)
     metrics = learner.update(experience, targets, step=0)
     assert metrics["entropy/mean"] == pytest.approx(torch.cat([e for _, e in found]).mean().item(), abs=1e-5)
+    assert metrics["ratio/mean"] == pytest.approx(ratios.mean().item(), rel=1e-4)
     assert metrics["ratio/max"] == pytest.approx(ratios.max().item(), rel=1e-4)
     assert metrics["kl/step"] == pytest.approx((ratios - 1 - ratios.log()).mean().item(), abs=1e-5)
     loss = learner.config.loss
@@ -179,8 +180,9 @@ def test_retrieved_tokens_have_no_gradient_with_the_mask_on(mask, make_learner, 
 
 
 def learner_logprobs(learner, experience):
+    temperature = learner.config.temperature
     with torch.no_grad():
-        return torch.cat([plain_logprobs(learner.policy, s)[0] for s in experience.sequences])
+        return torch.cat([plain_logprobs(learner.policy, s, temperature)[0] for s in experience.sequences])
 
 
 @pytest.mark.parametrize("field", ["advantages", "returns"], ids=["policy", "critic"])
@@ -227,8 +229,9 @@ def test_one_step_of_every_algorithm(algorithm, kl_coefficient, mask, make_learn
     assert (learner.reference is None) == (kl_coefficient == 0.0)
 
 
-def test_scores_are_the_engines_where_it_sampled(make_learner, make_experience):
-    learner, experience = make_learner(), make_experience(5)
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_scores_are_the_engines_where_it_sampled(temperature, make_learner, make_experience):
+    learner, experience = make_learner(temperature=temperature), make_experience(5)
     torch.nn.init.normal_(learner.critic.head.weight)
     old_M, values_M, reference_M = learner.score(experience)
     sampled = [logprob for e in experience.episodes for logprob in e.logprobs if logprob]
@@ -239,8 +242,9 @@ def test_scores_are_the_engines_where_it_sampled(make_learner, make_experience):
     assert torch.allclose(values_M, expected, atol=1e-5)
 
 
-def test_scores_of_text_nobody_sampled_are_computed(make_learner, make_experience):
-    learner = make_learner(loss={"mask_retrieved_tokens": False})
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_scores_of_text_nobody_sampled_are_computed(temperature, make_learner, make_experience):
+    learner = make_learner(loss={"mask_retrieved_tokens": False}, temperature=temperature)
     experience = make_experience(5, mask=False)
     assert torch.allclose(learner.score(experience)[0], learner_logprobs(learner, experience), atol=1e-5)
 
@@ -294,7 +298,10 @@ def test_step_on_kl_alone_lowers_the_kl_to_the_reference(algorithm, make_learner
         experience.outcomes[:] = 0.0
         kl = (old_M - reference_M).double().numpy()
         advantages = torch.from_numpy(advantages_and_returns(experience, zeros.numpy(), kl, learner.config)[0]).float()
-    learner.update(experience, Targets(old_M, zeros, reference_M, advantages, zeros, keep), step=0)
+    metrics = learner.update(experience, Targets(old_M, zeros, reference_M, advantages, zeros, keep), step=0)
+    if algorithm == "grpo":
+        assert metrics["loss/kl"] == pytest.approx(metrics["loss/policy"])
+        assert metrics["loss/kl"] == pytest.approx(0.5 * (old_M - reference_M).square().mean().item(), rel=1e-4)
     assert before > 0.01
     assert exact_kl(learner, ids) < before - 1e-4
 
@@ -325,6 +332,8 @@ def test_equal_learners_make_equal_updates(make_learner, make_experience):
         pytest.param(0, {"warmup_steps": 0}, 1.0, id="no-warm-up"),
         pytest.param(99, {"warmup_steps": 0, "final_rate_frac": 0.1}, 0.1, id="decayed-at-the-last-step"),
         pytest.param(0, {"warmup_steps": 0, "final_rate_frac": 0.1}, 1.0, id="not-decayed-at-the-first"),
+        pytest.param(9, {"warmup_steps": 9, "final_rate_frac": 0.0}, 1.0, id="whole-after-the-warm-up"),
+        pytest.param(54, {"warmup_steps": 9, "final_rate_frac": 0.0}, 0.5, id="half-way-from-the-warm-up-to-the-end"),
         pytest.param(500, {"warmup_steps": 0, "final_rate_frac": 0.0}, 0.0, id="never-negative"),
     ],
 )
@@ -342,3 +351,32 @@ def test_rate_scale_reaches_the_optimizers(make_learner, make_experience):
         "policy": 0.5 * config.policy_optimizer.learning_rate,
         "critic": 0.5 * config.critic_optimizer.learning_rate,
     }
+
+
+def test_every_module_is_trained_with_its_own_settings(make_learner):
+    settings = {
+        "policy": {"beta2": 0.9, "weight_decay": 0.1, "learning_rate": 0.3},
+        "critic": {"beta2": 0.8, "weight_decay": 0.2, "learning_rate": 0.4},
+    }
+    learner = make_learner(**{f"{name}_optimizer": values for name, values in settings.items()})
+    for name, optimizer in learner.optimizers.items():
+        (group,) = optimizer.param_groups
+        found = {"beta2": group["betas"][1], "weight_decay": group["weight_decay"], "learning_rate": group["lr"]}
+        assert found == settings[name]
+        assert len(group["params"]) == len(list(learner.modules()[name].parameters()))
+
+
+@pytest.mark.parametrize(("policy_limit", "critic_limit"), [(1e-3, 1e-2), (1e-2, 1e-3)])
+def test_every_gradient_is_clipped_at_the_limit_of_its_module(
+    policy_limit, critic_limit, make_learner, make_experience
+):
+    limits = {"policy": policy_limit, "critic": critic_limit}
+    clipped = {f"{name}_optimizer": PLAIN_DESCENT | {"max_grad_norm": limit} for name, limit in limits.items()}
+    learner, experience = descending(make_learner(**clipped)), make_experience(6)
+    before = {name: [p.detach().clone() for p in module.parameters()] for name, module in learner.modules().items()}
+    metrics = learner.update(experience, invented_targets(learner, experience), step=0)
+    for name, module in learner.modules().items():
+        moved = torch.cat([(a - b).flatten() for a, b in zip(module.parameters(), before[name], strict=True)]).norm()
+        # Far above its limit before, exactly there after; the rate is .1.
+        assert metrics["grad_norm" if name == "policy" else "grad_norm/critic"] > 0.1
+        assert moved.item() == pytest.approx(0.1 * limits[name], rel=1e-2)

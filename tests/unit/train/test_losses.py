@@ -11,8 +11,8 @@ from components.train.losses import kl_loss, likelihood_guard, policy_loss, valu
 
 
 def slow_policy_loss(new, old, advantages, entropies, config):
-    """(loss, clipped low, clipped high, largest ratio, k3), one token after the other."""
-    total, low, high, largest, k3 = 0.0, 0, 0, 0.0, 0.0
+    """(loss, clipped low, clipped high, sum of ratios, largest ratio, k3), one token after the other."""
+    total, low, high, ratios, largest, k3 = 0.0, 0, 0, 0.0, 0.0, 0.0
     for logprob, old_logprob, advantage, entropy in zip(new, old, advantages, entropies, strict=True):
         ratio = math.exp(logprob - old_logprob)
         clipped = min(max(ratio, 1 - config.clip_low), 1 + config.clip_high)
@@ -22,9 +22,9 @@ def slow_policy_loss(new, old, advantages, entropies, config):
         total -= objective + config.entropy_coefficient * entropy
         low += ratio < 1 - config.clip_low and advantage < 0
         high += ratio > 1 + config.clip_high and advantage > 0
-        largest = max(largest, ratio)
+        ratios, largest = ratios + ratio, max(largest, ratio)
         k3 += ratio - 1 - (logprob - old_logprob)
-    return total, low, high, largest, k3
+    return total, low, high, ratios, largest, k3
 
 
 @pytest.mark.parametrize(
@@ -41,10 +41,11 @@ def test_policy_loss_equals_a_loop_over_tokens(settings):
     columns = [[rng.gauss(-1, 1) for _ in range(200)], [rng.gauss(-1, 1) for _ in range(200)]]
     columns += [[rng.gauss(0, 1) for _ in range(200)], [rng.random() for _ in range(200)]]
     found = policy_loss(*(torch.tensor(column) for column in columns), config)
-    loss, low, high, largest, k3 = slow_policy_loss(*columns, config)
+    loss, low, high, ratios, largest, k3 = slow_policy_loss(*columns, config)
     assert found.loss.item() == pytest.approx(loss, abs=1e-3)
     assert (found.clipped_low, found.clipped_high) == (low, high)
     assert min(low, high) > 10
+    assert found.ratio == pytest.approx(ratios, rel=1e-5)
     assert found.ratio_max == pytest.approx(largest, rel=1e-5)
     assert found.approximate_kl == pytest.approx(k3, rel=1e-4)
     assert found.entropy == pytest.approx(sum(columns[3]), rel=1e-5)
