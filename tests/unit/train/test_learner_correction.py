@@ -226,14 +226,26 @@ def test_update_without_a_token_leaves_the_policy_alone(reason, make_learner, ma
     assert learner.guard.state_dict() == guard
 
 
-def test_critic_learns_from_episodes_that_the_policy_does_not(make_learner, make_experience):
-    learner, experience = make_learner(loss=NO_KL), make_experience(4)
-    targets = targets_of(learner, experience, keep=torch.zeros(experience.num_tokens).bool())
-    targets.returns += 1.0
-    before = {name: weights(module) for name, module in learner.modules().items()}
-    assert learner.update(experience, targets, step=5)["empty_updates"] == 1.0
-    assert torch.equal(weights(learner.policy), before["policy"])
-    assert not torch.equal(weights(learner.critic), before["critic"])
+@pytest.mark.parametrize("kept", ["none", "half"])
+def test_critic_learns_from_episodes_that_the_policy_does_not(kept, make_learner, make_experience):
+    """Whatever the policy leaves out, the critic learns what it learns beside a policy that leaves nothing out."""
+    found = []
+    for leaves_out in (True, False):
+        learner, experience = make_learner(critic_optimizer=PLAIN_DESCENT, loss=NO_KL), make_experience(4)
+        learner.optimizers["critic"] = torch.optim.SGD(learner.critic.parameters(), lr=0.1)
+        keep = torch.arange(experience.num_tokens) % 2 > (0 if kept == "half" else 1)
+        targets = targets_of(learner, experience, keep=keep if leaves_out else torch.ones_like(keep))
+        targets.returns += 1.0
+        before = {name: weights(module) for name, module in learner.modules().items()}
+        metrics = learner.update(experience, targets, step=5)
+        is_empty = leaves_out and kept == "none"
+        assert metrics["empty_updates"] == is_empty
+        assert torch.equal(weights(learner.policy), before["policy"]) == is_empty
+        found.append((weights(learner.critic) - before["critic"], metrics["loss/value"]))
+    (change, loss), (expected_change, expected_loss) = found
+    assert expected_change.abs().max() > 1e-3
+    assert torch.allclose(change, expected_change, atol=1e-6)
+    assert loss == pytest.approx(expected_loss)
 
 
 @pytest.mark.parametrize("algorithm", ["ppo", "grpo", "reinforce_loo"])
@@ -275,6 +287,18 @@ def test_exploding_gradient_is_skipped_counted_and_in_the_end_fatal(make_learner
             learner.update(experience, exploding, step=50)
 
 
+def test_a_jump_of_the_critic_alone_is_applied(make_learner, make_experience):
+    """It is clipped; only what moves the policy can ruin the model."""
+    learner, experience = make_learner(loss=NO_KL, max_skipped_steps=0), make_experience(6)
+    targets = targets_of(learner, experience)
+    for step in range(MIN_HISTORY_UPDATES):
+        usual = learner.update(experience, targets, step)
+    targets.returns += 1e4
+    metrics = learner.update(experience, targets, step=50)
+    assert metrics["grad_norm/critic"] > 100 * max(usual["grad_norm"], usual["grad_norm/critic"])
+    assert metrics["skipped_updates"] == 0.0
+
+
 def test_first_reward_after_steps_without_any_is_learned_from(make_learner, make_experience):
     """Nobody earned anything, so advantages and gradients were 0: the first signal is no explosion."""
     learner = make_learner(loss=NO_KL, max_skipped_steps=0)
@@ -298,4 +322,16 @@ def test_likelihood_guard_holds_good_turns_up(make_learner, make_experience):
     targets.old_logprobs = targets.old_logprobs + 0.3
     metrics = learner.update(experience, targets, step=0)
     assert metrics["loss/likelihood_guard"] == pytest.approx(0.3, abs=0.15)
+    assert metrics["loss/policy"] == pytest.approx(0.5 * metrics["loss/likelihood_guard"], rel=1e-4)
     assert torch.cat(logprobs_of(learner.policy, experience)).mean().item() > before + 0.01
+
+
+def test_a_turn_that_rose_hides_no_turn_of_another_episode_that_fell(make_learner, make_experience):
+    """All have a first turn; those of every second episode fell, the others rose by more."""
+    learner = make_learner(**GROUPS, row_tokens=500, loss=NO_KL | {"likelihood_guard_coefficient": 1.0})
+    experience = sampled_by(learner.policy, make_experience(6), 0.0)
+    targets = targets_of(learner, experience, advantages=torch.zeros(experience.num_tokens))
+    fell = experience.behaviour.episode_M % 2 == 0
+    targets.old_logprobs = targets.old_logprobs + torch.where(fell, 0.3, -3.0)
+    metrics = learner.update(experience, targets, step=0)
+    assert metrics["loss/likelihood_guard"] == pytest.approx(0.3 * fell.float().mean().item(), rel=1e-3)
