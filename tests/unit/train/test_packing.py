@@ -5,10 +5,11 @@ import random
 
 import pytest
 import torch
+from transformers import CodeGenConfig, CodeGenForCausalLM
 
 from components.train import attention
-from components.train.model import token_logprobs
-from components.train.packing import EpisodeTokens, pack
+from components.train.model import Critic, token_logprobs
+from components.train.packing import ATTENTION_EQUALS_REST_TOKENS, EpisodeTokens, pack
 
 
 def invented(count=23, longest=20, seed=0) -> list[EpisodeTokens]:
@@ -55,13 +56,16 @@ def test_every_trained_token_is_predicted_once_from_the_token_before(row_tokens,
     assert [flat[i] for i in range(len(expected))] == expected
 
 
-def test_rows_keep_to_their_length_unless_an_episode_is_longer():
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+def test_rows_keep_to_their_length_unless_an_episode_is_longer(world_size):
     sequences = [*invented(longest=16), EpisodeTokens(list(range(50)), [1])]
     widths = sorted(
         int((segments >= 0).sum())
-        for batch in pack(sequences, 16, 4, pad_id=0, device="cpu")
+        for rank in range(world_size)
+        for batch in pack(sequences, 16, 4, pad_id=0, device="cpu", rank=rank, world_size=world_size)
         for segments in batch.segments_RT
     )
+    assert sum(widths) == sum(len(sequence.token_ids) for sequence in sequences)
     assert widths[-1] == 50
     assert widths[-2] <= 16
 
@@ -71,6 +75,25 @@ def test_rows_are_filled():
     batches = pack(sequences, 64, 8, pad_id=0, device="cpu")
     cells = sum(batch.ids_RT.numel() for batch in batches)
     assert sum(len(sequence.token_ids) for sequence in sequences) / cells > 0.9
+
+
+def test_ranks_share_attention_and_not_only_tokens():
+    """A token of the long episode costs twice as much as others: its rank gets none of the short ones."""
+    sequences = [EpisodeTokens([1] * ATTENTION_EQUALS_REST_TOKENS, [])]
+    sequences += [EpisodeTokens([1] * 1024, []) for _ in range(63)]
+    shares = [pack(sequences, 70_000, 1, pad_id=0, device="cpu", rank=rank, world_size=2) for rank in range(2)]
+    held = sorted(int((batch.segments_RT >= 0).sum()) // 1024 for share in shares for batch in share)
+    assert held == [32, 63]
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_rows_of_like_length_share_a_batch(world_size):
+    """A batch is as wide as its longest row: the widest rows go first, on all ranks at a time."""
+    sequences = invented(count=60, longest=60)
+    for rank in range(world_size):
+        batches = pack(sequences, 64, 2, pad_id=0, device="cpu", rank=rank, world_size=world_size)
+        widths = [int((segments >= 0).sum()) for batch in batches for segments in batch.segments_RT]
+        assert widths == sorted(widths, reverse=True)
 
 
 def test_equal_input_gives_equal_rows():
@@ -115,6 +138,24 @@ def test_no_episode_sees_its_neighbour(policy, make_experience):
     assert torch.equal(before.order_M, after.order_M)
     assert changed[third].all()
     assert not changed[~third].any()
+
+
+@pytest.mark.usefixtures("kind_of_attention")
+def test_packing_changes_no_value_of_a_model_without_segments():
+    """Attention of some families cannot be replaced: their rows have the dense mask, however wide they are."""
+    shape = {"n_positions": 128, "n_embd": 32, "n_layer": 2, "n_head": 4, "rotary_dim": 4, "initializer_range": 0.2}
+    torch.manual_seed(0)
+    config = CodeGenConfig(vocab_size=2300, bos_token_id=0, eos_token_id=0, **shape)
+    critic = Critic(CodeGenForCausalLM(config).eval())
+    torch.nn.init.normal_(critic.head.weight)
+    sequences = [s for s in invented() if s.trained_positions]
+    with torch.no_grad():
+        (rows,) = pack(sequences, 128, 100, pad_id=0, device="cpu")
+        packed = torch.zeros(len(rows.order_M))
+        packed[rows.order_M] = critic(rows)
+        alone = torch.cat([critic(pack([sequence], 16, 1, pad_id=0, device="cpu")[0]) for sequence in sequences])
+    assert alone.std() > 0.1
+    assert torch.allclose(packed, alone, atol=1e-4)
 
 
 def test_a_model_trained_on_segments_still_reads_plain_text(policy, make_experience, monkeypatch):
