@@ -54,6 +54,19 @@ def test_half_precision_keeps_float32_logits():
     assert torch.autograd.grad(logprobs_M.sum(), hidden_MH)[0].dtype == torch.bfloat16
 
 
+def test_gradient_of_half_precision_weights_is_summed_in_float32(monkeypatch):
+    """As chunks go on, the sum grows and their gradients do not: in half precision it would stand still."""
+    monkeypatch.setattr(head, "LOGITS_PER_CHUNK", 1)
+    hidden_MH, weight_VH, targets_M = (x.detach() for x in drawn(torch.bfloat16))
+    many = hidden_MH[:1].repeat(2000, 1), targets_M[:1].repeat(2000)
+    found = []
+    for compute, dtype in ((head_logprobs, torch.bfloat16), (plain, torch.float32)):
+        weights = weight_VH.to(dtype).requires_grad_()
+        logprobs_M, _ = compute(many[0].to(dtype), weights, many[1], 1.0)
+        found.append(torch.autograd.grad(logprobs_M.sum(), weights)[0].float())
+    torch.testing.assert_close(*found, rtol=2e-2, atol=1.0)
+
+
 def test_no_tokens_give_no_numbers_and_zero_gradients():
     hidden_MH, weight_VH, targets_M = drawn(num_tokens=0)
     logprobs_M, entropy_M = head_logprobs(hidden_MH, weight_VH, targets_M, 1.0)
