@@ -133,6 +133,19 @@ def test_reset_forgets_every_reason():
         assert not collapse_reason(state, CONFIG)
 
 
+def test_reset_forgets_the_likelihood_of_the_collapsed_weights_and_keeps_what_was_once_good():
+    state = TrainState()
+    for metrics in ({}, {"valid_action_frac": 0.1}, {"rollout/truncated_frac": 0.9}):
+        observe_rollouts(state, observed(**{"logprob/correct_mean": -9.0}, **metrics), CONFIG)
+    reset_alarms(state)
+    for _ in range(3):
+        assert not collapse_reason(state, CONFIG)
+        observe_rollouts(state, observed(**{"logprob/correct_mean": -0.5, "valid_action_frac": 0.1}), CONFIG)
+    assert collapse_reason(state, CONFIG)
+    observe_dev(state, 0.5, CONFIG)
+    assert state.logprob_curve == [-0.5]
+
+
 @pytest.mark.parametrize(
     ("divergences", "stops"),
     [
