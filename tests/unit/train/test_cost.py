@@ -46,6 +46,15 @@ QWEN3 = Qwen3Config(
     vocab_size=151_936,
     tie_word_embeddings=True,
 )
+SMALL_QWEN3 = Qwen3Config(
+    num_hidden_layers=3,
+    hidden_size=64,
+    intermediate_size=128,
+    num_attention_heads=4,
+    num_key_value_heads=4,
+    head_dim=32,
+    vocab_size=50,
+)
 # Published sizes of the models (their cards and safetensors headers).
 CONFIGS = [
     pytest.param(qwen2(24, 896, 4864, 14, 2), 494_032_768, "", id="qwen2.5-0.5b"),
@@ -124,6 +133,18 @@ def test_costs_agree_with_figures_computed_elsewhere(name, giga, cache, roofs):
         assert ours == pytest.approx(roof, rel=0.02 if shape.tied_embeddings else 0.06)
 
 
+@pytest.mark.parametrize(
+    ("name", "read"),
+    [
+        pytest.param("Qwen/Qwen2.5-3B", 3_085_938_688, id="tied"),
+        pytest.param("Qwen/Qwen2.5-7B", 7_615_616_512 - 152_064 * 3584, id="untied-embeddings-are-looked-up"),
+    ],
+)
+def test_a_roof_of_one_sequence_is_the_bytes_of_its_weights(name, read):
+    roof = cost.decode_roof_tokens_per_s(KNOWN_SHAPES[name], 1, 0, bytes_per_s=3.35e12, flops_per_s=989e12)
+    assert roof == pytest.approx(3.35e12 / (2 * read), rel=1e-6)
+
+
 def test_a_roof_of_many_short_sequences_is_the_arithmetic():
     shape = KNOWN_SHAPES["Qwen/Qwen2.5-3B"]
     roof = cost.decode_roof_tokens_per_s(shape, 1e6, 1, bytes_per_s=3.35e12, flops_per_s=989e12)
@@ -131,7 +152,14 @@ def test_a_roof_of_many_short_sequences_is_the_arithmetic():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("config", [qwen2(3, 64, 176, 4, 4, vocab=50), qwen2(3, 128, 128, 4, 4, vocab=50)])
+@pytest.mark.parametrize(
+    "config",
+    [
+        pytest.param(qwen2(3, 64, 176, 4, 4, vocab=50), id="wide unit"),
+        pytest.param(qwen2(3, 128, 128, 4, 4, vocab=50), id="narrow unit"),
+        pytest.param(SMALL_QWEN3, id="norms of heads"),
+    ],
+)
 def test_activations_are_the_tensors_autograd_keeps(config, dtype):
     rows, length = 2, 64
     shape = ModelShape.from_hf_config(config.to_dict())

@@ -48,6 +48,13 @@ def test_who_is_paid_for_the_format_alone_is_not_right():
     assert metrics["rollout/frac_correct_without_search"] == 0.0
 
 
+def test_who_never_answers_is_not_in_form_though_every_turn_is_valid():
+    searching = episode(4)
+    searching.turns = [Turn(2, 6, Action.SEARCH, "who?")]
+    metrics = rollout_metrics([searching], [0.0], QUESTIONS[:1])
+    assert (metrics["valid_action_frac"], metrics["reward/format"]) == (1.0, 0.0)
+
+
 def test_a_failed_search_is_no_miss():
     failed = episode(4, SearchRecord("a", FOUND, 0.1), SearchRecord("b", [], 0.1, "no answer"))
     assert rollout_metrics([failed], [0.0], QUESTIONS[:1])["search/hit_frac"] == 1.0

@@ -31,6 +31,14 @@ def test_rates_are_tokens_and_flops_over_seconds(make_experience, policy, has_cr
     assert found["perf/update_tflops_per_rank"] == pytest.approx(flops / 4 / 1e12)
 
 
+def test_a_rollout_beside_the_update_before_took_its_time_there(make_experience, policy):
+    experience = make_experience(5)
+    given = experience.episodes, experience, LAPS, policy.config.to_dict()
+    found = throughput_metrics(*given, has_critic=False, config=CONFIG, ahead_s=5.0)
+    assert found["perf/rollout_tokens_per_s"] == sum(e.num_model_tokens for e in experience.episodes) / 5
+    assert found["perf/samples_per_s"] == 5 / 8
+
+
 def test_a_family_of_unknown_cost_has_no_flops(make_experience):
     experience = make_experience(2)
     config = Qwen2Config().to_dict() | {"model_type": "mamba"}
@@ -55,13 +63,16 @@ def test_a_gpu_is_found_by_its_name(name, known):
 
 @pytest.mark.parametrize(("num_slots", "held"), [(4, 4), (100, 10)])
 def test_roof_of_decoding_is_bandwidth_over_weights_and_cache(num_slots, held):
-    """Ten episodes with turns at 100..200 and 1,300..1,400, which see 750 tokens in the mean, on the engine's slots."""
+    """Ten episodes with turns at 100..400 and 1,300..1,400, on the engine's slots.
+
+    Three of four tokens see 250 others in the mean, the fourth sees 1,350.
+    """
     shape = KNOWN_SHAPES["Qwen/Qwen2.5-3B"]
     episode = Episode("q", [0] * 1400, 100)
-    episode.turns = [Turn(100, 200, Action.SEARCH, ""), Turn(1300, 1400, Action.ANSWER, "")]
+    episode.turns = [Turn(100, 400, Action.SEARCH, ""), Turn(1300, 1400, Action.ANSWER, "")]
     config = TrainConfig(num_slots=num_slots, engine="vllm")
     found = decode_roof([episode] * 10, shape, GPUS["h200"], config)
-    bytes_of_a_step = 2 * shape.num_parameters + held * 750 * 2 * 36 * 256 * 2
+    bytes_of_a_step = 2 * shape.num_parameters + held * 525 * 2 * 36 * 256 * 2
     assert found == pytest.approx(held * 4.8e12 / bytes_of_a_step)
 
 
