@@ -1,5 +1,6 @@
 """Updates against a plain computation: one episode a row, no packing, every formula in the open."""
 
+import math
 import random
 
 import pytest
@@ -108,6 +109,9 @@ def test_update_equals_the_plain_computation_however_it_is_split(
     assert change.abs().max() > 1e-3
     assert torch.allclose(change, weights(plain) - before, atol=1e-5)
     if minibatches == 1:
+        # The weights move by a tenth of the gradients.
+        norms = [metrics.get(name, 0.0) for name in ("grad_norm", "grad_norm/critic")]
+        assert math.hypot(*norms) == pytest.approx(change.norm().item() / 0.1, rel=1e-3)
         assert metrics["loss/policy"] == pytest.approx(losses[0], abs=1e-5)
         assert metrics.get("loss/value", 0.0) == pytest.approx(losses[1], abs=1e-5)
 
@@ -314,6 +318,14 @@ def test_number_of_updates_per_step(count, minibatches, updates, make_learner, m
     assert steps == {updates}
 
 
+def test_gradient_norm_of_a_step_is_the_mean_of_its_updates(make_learner, make_experience):
+    learner, experience = make_learner(minibatches=3), make_experience(6)
+    metrics = learner.update(experience, invented_targets(learner, experience), step=0)
+    norms = learner.guard.state_dict()["norms"]
+    assert len(norms) == 3
+    assert metrics["grad_norm"] == pytest.approx(sum(norms) / 3)
+
+
 def test_equal_learners_make_equal_updates(make_learner, make_experience):
     pair = [make_learner(minibatches=2), make_learner(minibatches=2)]
     for learner in pair:
@@ -341,15 +353,16 @@ def test_learning_rate(step, settings, expected):
     assert learning_rate_at(step, 100, OptimizerConfig(learning_rate=1.0, **settings)) == pytest.approx(expected)
 
 
-def test_rate_scale_reaches_the_optimizers(make_learner, make_experience):
+@pytest.mark.parametrize(("step", "share"), [(0, 1 / 3), (1, 2 / 3), (50, 1.0)])
+def test_rate_of_the_step_and_its_scale_reach_the_optimizers(step, share, make_learner, make_experience):
     learner, experience = make_learner(), make_experience(4)
     learner.rate_scale = 0.5
-    learner.update(experience, invented_targets(learner, experience), step=50)
+    learner.update(experience, invented_targets(learner, experience), step)
     rates = {name: optimizer.param_groups[0]["lr"] for name, optimizer in learner.optimizers.items()}
     config = learner.config
     assert rates == {
-        "policy": 0.5 * config.policy_optimizer.learning_rate,
-        "critic": 0.5 * config.critic_optimizer.learning_rate,
+        "policy": pytest.approx(0.5 * share * config.policy_optimizer.learning_rate),
+        "critic": pytest.approx(0.5 * share * config.critic_optimizer.learning_rate),
     }
 
 

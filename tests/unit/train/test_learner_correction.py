@@ -168,6 +168,16 @@ def test_bypass_measures_the_first_minibatch_and_changes_nothing(make_learner, m
     assert torch.equal(weights(learner.policy), weights(other.policy))
 
 
+def test_only_the_first_update_of_a_step_may_be_ended_before_a_pass(make_learner, make_experience):
+    """After it the weights are no longer those of the step before, and nobody could go on from them."""
+    learner = make_learner(**GROUPS, row_tokens=500, minibatches=3, loss=NO_KL)
+    experience = sampled_by(learner.policy, make_experience(6), 0.0)
+    before, seen = weights(learner.policy), []
+    learner.update(experience, targets_of(learner, experience), 0, lambda: seen.append(weights(learner.policy)))
+    assert len(seen) == 1
+    assert torch.equal(seen[0], before)
+
+
 class LetterTokenizer:
     """One token per character of ASCII."""
 
