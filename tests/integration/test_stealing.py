@@ -96,11 +96,13 @@ def work(number: int, world: int, port: int, fails: bool, queue) -> None:
         clock.lap("rollout")
         answers.append(play(paired, engines[3], "d"))
         idle_frac = clock.metrics(0.0)["perf/gpu_idle_frac"]
-        queue.put((number, answers, [(engine.played, engine.most_waiting) for engine in engines], idle_frac))
+        # Dealt and not played: as many as a rank may begin with.
+        limits = [stealing.deal(tasks_named("e")[:count]).max_under_way for count in (TASKS, 8, 1)]
+        queue.put((number, answers, [(engine.played, engine.most_waiting) for engine in engines], limits, idle_frac))
 
 
 def launch(world: int, fails: bool = False) -> list[tuple]:
-    """Return (answers, work, share of the dealt rollout without work) of every rank."""
+    """Return (answers, work, limits of what is under way, share of the dealt rollout without work) of every rank."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -114,13 +116,15 @@ def check(found: list[tuple]) -> None:
     for answers, *_ in found:
         assert answers == [[f"{name}{i}" for i in range(TASKS)] for name in "abcd"]
     for stolen in (0, 1):
-        slow, *others = [work[stolen] for _, work, _ in found]
+        slow, *others = [work[stolen] for _, work, *_ in found]
         assert slow[0] + sum(played for played, _ in others) == TASKS
         assert slow[0] < min(played for played, _ in others)
         assert max(waiting for _, waiting in (slow, *others)) <= 4
     for dealt, ranks_per_engine in ((2, 1), (3, 2)):
         share = TASKS * ranks_per_engine // len(found)
-        assert {work[dealt] for _, work, _ in found} == {(share, share)}
+        assert {work[dealt] for _, work, *_ in found} == {(share, share)}
+    # The slots of an engine at most, and three quarters of a fair share, so that something is left to steal.
+    assert all(limits == [4, {2: 3, 4: 1}[len(found)], 1] for *_, limits, _ in found)
     # All but the slow rank wait for it, most of the time; every rank knows the mean.
     (idle_frac,) = {idle_frac for *_, idle_frac in found}
     assert (1 - 1 / len(found)) / 4 < idle_frac < 1
