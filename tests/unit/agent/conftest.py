@@ -18,14 +18,17 @@ FIRST_MERGE = 0x110000
 
 
 class CharacterTokenizer:
-    """One id per character; ids past the last character decode to `merges`, which encoding never produces."""
+    """One id per character; ids past the last character decode to `merges`, which encoding never produces.
 
-    def __init__(self, merges: tuple[str, ...] = (), special: tuple[str, ...] = ()) -> None:
-        self.chat_template, self.merges = None, merges
+    `begin` marks the beginning of a text where special tokens are asked for, as Llama's tokenizer does.
+    """
+
+    def __init__(self, merges: tuple[str, ...] = (), special: tuple[str, ...] = (), begin: str = "") -> None:
+        self.chat_template, self.merges, self.begin = None, merges, begin
         self.added_tokens_decoder = {i: SimpleNamespace(content=text, special=True) for i, text in enumerate(special)}
 
     def encode(self, text, *, add_special_tokens):
-        return [ord(character) for character in text]
+        return [ord(character) for character in self.begin * add_special_tokens + text]
 
     def decode(self, token_ids):
         return "".join(self.merges[i - FIRST_MERGE] if i >= FIRST_MERGE else chr(i) for i in token_ids)

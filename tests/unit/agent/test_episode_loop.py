@@ -1,5 +1,7 @@
 """One episode driven by hand: turns are said, searches answered, and the record is what happened."""
 
+import time
+
 import pytest
 
 from components.agent.config import LoopConfig
@@ -34,12 +36,13 @@ def model_text(episode: EpisodeLoop, tokenizer) -> str:
 
 
 def test_search_then_answer_leaves_the_whole_story(tokenizer):
-    loop = start(tokenizer)
+    started_s, loop = time.monotonic(), start(tokenizer)
     query = say(loop, "hm <search> kalo </search>")
     find(loop, query, '"Kalo"\nis a film.')
     assert say(loop, "<answer> Kalo </answer>") == ""
     episode = loop.episode
     assert (loop.done, episode.stop_reason, episode.answer) == (True, StopReason.ANSWERED, "Kalo")
+    assert 0 < episode.wall_s <= time.monotonic() - started_s
     assert [(turn.action, turn.text) for turn in episode.turns] == [(Action.SEARCH, "kalo"), (Action.ANSWER, "Kalo")]
     assert [tokenizer.decode(episode.token_ids[turn.start : turn.end]) for turn in episode.turns] == [
         "hm <search> kalo </search>",
@@ -159,11 +162,18 @@ def test_full_context_ends_with_its_own_reason_and_the_question_in_view(text, to
     assert loop.episode.num_searches == sum(turn.action is Action.SEARCH for turn in loop.episode.turns)
 
 
-def test_observation_is_cut_to_what_the_context_leaves(tokenizer):
-    loop = start(tokenizer, LoopConfig(max_turn_tokens=24, max_context_tokens=120, max_observation_tokens=100))
+@pytest.mark.parametrize(
+    ("context", "length"),
+    [
+        pytest.param(120, 120 - 24, id="to-what-the-context-leaves"),
+        pytest.param(2_000, len("Question: who?\n\n<search>abc</search>") + 100, id="to-its-own-budget"),
+    ],
+)
+def test_observation_is_cut(context, length, tokenizer):
+    loop = start(tokenizer, LoopConfig(max_turn_tokens=24, max_context_tokens=context, max_observation_tokens=100))
     find(loop, say(loop, "<search>abc</search>"), '"abc"\n' + "x" * 500)
     assert not loop.done
-    assert len(loop.episode.token_ids) == 120 - 24
+    assert len(loop.episode.token_ids) == length
     assert tokenizer.decode(loop.episode.token_ids).endswith("</information>\n\n")
 
 

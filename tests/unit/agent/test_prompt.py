@@ -142,6 +142,21 @@ def test_chat_template_is_used_where_there_is_one(tokenizer, make_tokenizer, cha
     assert world_tokenizer.decode(prompt_ids("who?", loop, world_tokenizer)) == "Question: who?\n\n"
 
 
+@pytest.mark.parametrize(
+    ("template", "prompt"),
+    [
+        pytest.param(None, "^Question: who?\n\n", id="the-tokenizer-writes-it"),
+        pytest.param("anything", "[user]Question: who?\n\n[assistant]", id="a-chat-template-writes-its-own"),
+    ],
+)
+def test_mark_of_the_beginning_stands_once_and_nowhere_inside(template, prompt, make_tokenizer):
+    tokenizer, loop = make_tokenizer(begin="^"), LoopConfig(**ROOMY)
+    tokenizer.chat_template = template
+    assert tokenizer.decode(prompt_ids("who?", loop, tokenizer)) == prompt
+    assert shown(["x"], 1_000, tokenizer) == f"{OPEN}Doc 1 x\n{CLOSE}"
+    assert tokenizer.decode(notice_ids(loop, tokenizer)) == TEMPLATES["plain"].invalid_notice
+
+
 @pytest.mark.parametrize(("template", "says_search"), [("plain", False), ("search-r1", True)])
 def test_prompt_without_search_does_not_speak_of_it(template, says_search, tokenizer):
     with_search = prompt_ids("who?", LoopConfig(template=template, **ROOMY), tokenizer)
