@@ -224,6 +224,28 @@ def test_whoever_is_ready_continues_while_another_search_is_slow(make_engine, ma
     assert sorted(events) == ["a", "a", "q0 ended", "q1 ended", "slow", "slow answered"]
 
 
+@pytest.mark.parametrize(
+    ("reproducible", "continued"),
+    [pytest.param(True, [1, 0], id="as-asked"), pytest.param(False, [0, 1], id="whoever-is-ready")],
+)
+def test_who_continues_first_depends_on_timing_only_where_it_may(
+    reproducible, continued, make_engine, make_tasks, tokenizer
+):
+    """The later one asks first, and its answer comes last."""
+
+    class Client:
+        def submit(self, query):
+            future = Future()
+            threading.Timer(0.3 * (query == "slow"), future.set_result, [[]]).start()
+            return future
+
+    engine = make_engine(
+        [["<search>quick</search>", "<answer>x</answer>"], ["<search>slow</search>", "<answer>y</answer>"]]
+    )
+    rollout(BatchEngine(engine), Client(), make_tasks("p", "p"), LOOP, tokenizer, reproducible=reproducible)
+    assert [sequence for sequence, _, _ in engine.requests[2:]] == continued
+
+
 def test_equal_queries_share_a_future_and_not_an_episode(make_engine, make_tasks, tokenizer):
     scripts = [["<search>same</search>", f"<answer>{i}</answer>"] for i in range(8)]
     with ConcurrentSearch(PausingSearcher(lambda: time.sleep(0.2)), 1) as client:
