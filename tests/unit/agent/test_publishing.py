@@ -11,6 +11,7 @@ import components.base_model
 from components.agent.config import VllmConfig
 from components.agent.engines.load import load_model
 from components.agent.engines.open import open_engine, probe_tolerance_nats
+from components.agent.engines.protocol import TurnRequest
 from components.agent.engines.publishing import PROBE_TOKENS, check_weights, probe_ids
 from components.contracts.errors import EngineError, MissingError
 
@@ -35,7 +36,7 @@ def plain_logprobs(model, ids) -> list[float]:
 
 
 class Wrong:
-    """An engine that is off by `scored` in scores and by `generated` in what it samples."""
+    """An engine that is off by `scored` in scores and by `generated` in what it samples, up and down in turns."""
 
     def __init__(self, engine, scored=0.0, generated=0.0) -> None:
         self._engine, self._scored, self._generated = engine, scored, generated
@@ -44,19 +45,25 @@ class Wrong:
         return getattr(self._engine, name)
 
     def score(self, token_ids):
-        return [logprob + self._scored for logprob in self._engine.score(token_ids)]
+        return off(self._engine.score(token_ids), self._scored)
 
     def step(self):
         turns = self._engine.step()
         for turn in turns:
-            turn.logprobs[:] = [logprob + self._generated for logprob in turn.logprobs]
+            turn.logprobs[:] = off(turn.logprobs, self._generated)
         return turns
+
+
+def off(logprobs, error) -> list[float]:
+    return [logprob + error * (-1) ** place for place, logprob in enumerate(logprobs)]
 
 
 @pytest.mark.parametrize(
     ("scored", "generated", "complaint"),
     [
         pytest.param(0.0, 0.0, "", id="right"),
+        pytest.param(5e-5, 0.0, "", id="scores as far off as allowed"),
+        pytest.param(0.0, 5e-5, "", id="turns as far off as allowed"),
         pytest.param(1e-3, 0.0, r"scored tokens .* 0\.001 nats .* weights did not arrive", id="old weights"),
         pytest.param(0.0, -0.02, r"generated tokens .* 0\.02 nats .* former weights", id="old cache"),
         pytest.param(float("nan"), 0.0, "scored tokens", id="not a number"),
@@ -71,7 +78,7 @@ def test_probe_names_what_is_wrong(engine, loaded, scored, generated, complaint)
         1e-4,
     )
     if not complaint:
-        assert check_weights(*arguments) < 1e-5
+        assert check_weights(*arguments) == pytest.approx(max(scored, generated), abs=1e-5)
         return
     with pytest.raises(EngineError, match=f"^engine: .*{complaint}"):
         check_weights(*arguments)
@@ -109,6 +116,22 @@ def test_torch_engine_with_a_copy_knows_only_what_was_published(loaded):
         engine.publish((name, tensor) for name, tensor in model.named_parameters() if name != "model.norm.weight")
     engine.publish(model.named_parameters())
     assert check_weights(engine, ids, lambda whole: plain_logprobs(model, whole), 1e-4) < 1e-5
+
+
+@pytest.mark.parametrize("shared", [True, False], ids=["the trainer's module", "a copy"])
+def test_turn_after_a_publish_reads_nothing_that_former_weights_left_in_the_cache(loaded, shared):
+    model, tokenizer = copy.deepcopy(loaded[0]), loaded[1]
+    engine, _ = open_engine("torch", BUNDLED, loaded=(model, tokenizer) if shared else None, **LIMITS)
+    ids = probe_ids(tokenizer, 64)
+    for _ in range(2):
+        engine.add_request(TurnRequest(0, list(ids), 4, 0.0, 0, ()))
+        (turn,) = [turn for _ in range(4) for turn in engine.step()]
+        ids += turn.token_ids
+        assert turn.logprobs == pytest.approx(plain_logprobs(model, ids)[-4:], abs=1e-4)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.mul_(1.01)
+        engine.publish(model.named_parameters())
 
 
 @pytest.mark.skipif(find_spec("vllm") is not None, reason="vLLM is installed")

@@ -171,6 +171,15 @@ def test_another_seed_gives_other_tokens(make_model):
     assert len({tuple(output.token_ids) for output in outputs.values()}) == 8
 
 
+def test_turns_of_a_sequence_draw_numbers_of_their_own(make_model):
+    """Every token is as likely as any other whatever the context, so that the tokens are the numbers drawn."""
+    model = make_model("qwen2", len(VOCABULARY))
+    torch.nn.utils.vector_to_parameters(torch.zeros(sum(p.numel() for p in model.parameters())), model.parameters())
+    engine = make_engine(model)
+    first = run(engine, [request(0, [5])])[0].token_ids
+    assert run(engine, [request(0, [5, *first])])[0].token_ids != first
+
+
 def test_requests_join_and_leave_at_any_time(make_model):
     model = make_model("llama", len(VOCABULARY))
     lengths = {i: 2 + 3 * (i % 4) for i in range(9)}

@@ -37,6 +37,19 @@ def test_stop_strings_outside_ascii(stop, text, length):
 
 
 @pytest.mark.parametrize(
+    ("context", "turn", "finish"),
+    [
+        pytest.param("a", "</search>", "stop", id="all-of-it-in-the-turn"),
+        pytest.param("</search", ">", None, id="begun-in-the-context"),
+        pytest.param("</search>", ">", None, id="all-of-it-in-the-context"),
+    ],
+)
+def test_stop_string_counts_where_the_turn_says_all_of_it(context, turn, finish):
+    ends, request = TurnEnds(ByteTokenizer()), TurnRequest(0, list(context.encode()), 99, 0.0, 0)
+    assert ends.finish(request, list(turn.encode())) == finish
+
+
+@pytest.mark.parametrize(
     ("configured", "end_ids"),
     [
         pytest.param(None, {0}, id="the-tokenizers-alone"),
