@@ -1,15 +1,19 @@
 """LuceneSearcher against an independent BM25, and against hostile queries."""
 
 import math
-import threading
+import shutil
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from components.contracts.errors import ManifestError
+from components.contracts.manifest import ProducedBy
 from components.search.concurrent import ConcurrentSearch
 from components.search.lucene import LuceneSearcher
+from components.search.open import LUCENE_FOLDER, open_searcher
 from components.search.protocol import MAX_QUERY_CHARACTERS, Searcher
+from components.storage import publish
 
 
 @pytest.fixture(scope="module")
@@ -39,10 +43,26 @@ def slow_bm25(documents: dict[str, str], query: str, k1: float = 0.9, b: float =
 
 @pytest.mark.parametrize("query", ["zebra", "quartz violin", "unique7 copper", "falcon falcon", "lantern absent"])
 def test_scores_equal_an_independent_bm25(searcher, documents, query):
+    check_scores(searcher, documents, query)
+
+
+def test_an_index_is_searched_with_the_constants_of_its_manifest(lucene_index, documents, tmp_path):
+    shutil.copytree(lucene_index, tmp_path / "index" / LUCENE_FOLDER)
+    manifest = publish(
+        tmp_path / "index",
+        storage_root=f"file://{tmp_path}/runs",
+        kind="index",
+        produced_by=ProducedBy(step="index", version="1", git_commit="abc", config_sha256="0"),
+        metadata={"index_kind": "bm25", "k1": 1.6, "b": 0.9},
+    )
+    check_scores(open_searcher(manifest, tmp_path / "cache"), documents, "quartz violin", k1=1.6, b=0.9)
+
+
+def check_scores(searcher, documents, query, **constants) -> None:
     # What the analyzer leaves of the two texts with signs and stop words.
     analyzed = {"strange": "emoji o title naive zebrafish answer gold answer o"}
     analyzed |= dict.fromkeys(("twin2", "twin10", "twin1"), "same words same order")
-    expected = slow_bm25(documents | analyzed, query)
+    expected = slow_bm25(documents | analyzed, query, **constants)
     found = searcher.search([query], 100)[0]
     assert {hit.passage.id for hit in found} == set(expected)
     assert [hit.score for hit in found] == sorted((hit.score for hit in found), reverse=True)
@@ -92,20 +112,13 @@ def test_queries_are_cut(searcher):
 
 
 def test_threads_get_their_own_results(searcher):
-    wrong = []
-
-    def ask(number: int) -> None:
-        for _ in range(20):
-            if searcher.search([f"unique{number}"], 3)[0][0].passage.id != f"d{number:02d}":
-                wrong.append(number)
+    def ask(number: int) -> set[str]:
+        return {searcher.search([f"unique{number}"], 3)[0][0].passage.id for _ in range(20)}
 
     for _ in range(5):
-        threads = [threading.Thread(target=ask, args=(number,)) for number in range(8)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    assert not wrong
+        # Threads that end: each pool has its own.
+        with ThreadPoolExecutor(8) as pool:
+            assert list(pool.map(ask, range(8))) == [{f"d{number:02d}"} for number in range(8)]
 
 
 def test_is_asked_concurrently(searcher):
