@@ -7,13 +7,14 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import wait
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
 from components.contracts.errors import SearchError
 from components.contracts.passage import Passage, ScoredPassage
-from components.search.concurrent import ConcurrentSearch
+from components.search.concurrent import FIRST_BACK_OFF_S, ConcurrentSearch
 from components.search.protocol import SearchClient, Searcher
 from tests.unit.search.halted_process import DEADLINE_S
 
@@ -21,7 +22,10 @@ ROOT = Path(__file__).resolve().parents[3]
 
 
 class EchoSearcher:
-    """Finds for each query one passage that repeats it, after a pause; `calls` keeps every batch."""
+    """Finds for each query `top_k` passages that repeat it, after a pause.
+
+    `calls` keeps every batch, `called_s` when it came.
+    """
 
     digest = "0" * 64
 
@@ -30,16 +34,18 @@ class EchoSearcher:
     ) -> None:
         self.pause, self.failures, self.poison, self.found = pause, failures, poison, found
         self.calls: list[list[str]] = []
+        self.called_s: list[float] = []
         self.lock = threading.Lock()
 
     def search(self, queries, top_k):
         with self.lock:
             self.calls.append(list(queries))
+            self.called_s.append(time.monotonic())
             fails = len(self.calls) <= self.failures or self.poison in queries
         self.pause()
         if fails:
             raise SearchError("the engine is down")
-        return [[ScoredPassage(Passage(q, q), 1.0)][: top_k * self.found] for q in queries]
+        return [[ScoredPassage(Passage(q, q), 1.0)] * (top_k * self.found) for q in queries]
 
 
 def test_satisfies_the_protocols():
@@ -127,11 +133,28 @@ def test_retries_heal_a_short_failure():
         assert (client.stats.retries, client.stats.failed) == (2, 0)
 
 
+def test_every_retry_waits_longer_than_the_one_before():
+    """A service that starts again is not helped by all of its retries in one instant."""
+    searcher = EchoSearcher(failures=4)
+    with ConcurrentSearch(searcher, 1, retries=4, window_s=0.0) as client:
+        assert client.submit("a").result()
+    waited_s = [later - earlier for earlier, later in pairwise(searcher.called_s)]
+    assert all(pause_s >= FIRST_BACK_OFF_S * 2**number / 2 for number, pause_s in enumerate(waited_s))
+
+
+def test_as_many_passages_come_as_were_asked_for():
+    with ConcurrentSearch(EchoSearcher(), 3) as client:
+        assert len(client.submit("a").result()) == 3
+
+
 def test_a_query_that_fails_alone_does_not_take_its_batch_along():
-    with ConcurrentSearch(EchoSearcher(poison="3"), 1, retries=1, window_s=0.02) as client:
+    searcher = EchoSearcher(poison="3")
+    with ConcurrentSearch(searcher, 1, retries=1, window_s=0.05) as client:
         futures = [client.submit(str(i)) for i in range(8)]
         wait(futures)
     assert [i for i, future in enumerate(futures) if future.exception()] == [3]
+    # Only the whole batch is sent again; then halves, the earlier one first.
+    assert [len(call) for call in searcher.calls] == [8, 8, 4, 2, 2, 1, 1, 4]
 
 
 class WrongLength(EchoSearcher):
@@ -168,6 +191,32 @@ def test_the_deadline_settles_a_query_whose_search_hangs():
     assert not ended.is_set(), "closing waits for nobody"
     free.set()
     assert client.stats.expired == 2
+    # Raised by several callers, one error would gather the tracebacks of all of them.
+    assert hanging.exception() is not waiting.exception()
+
+
+def test_nobody_is_asked_again_for_a_query_past_its_deadline():
+    searcher = EchoSearcher(failures=99)
+    with ConcurrentSearch(searcher, 1, deadline_s=0.2, window_s=0.0, retries=99) as client:
+        with pytest.raises(SearchError, match="no answer within"):
+            client.submit("a").result()
+        num_calls = len(searcher.calls)
+        # Longer than the next two pauses together; one call may be under way.
+        time.sleep(2.0)
+        assert len(searcher.calls) <= num_calls + 1
+
+
+def test_an_answer_that_comes_too_late_leaves_no_error_in_the_cache():
+    free, answered = threading.Event(), threading.Event()
+    pauses = iter([lambda: (free.wait(60), answered.set())])
+    searcher = EchoSearcher(pause=lambda: next(pauses, bool)())
+    with ConcurrentSearch(searcher, 1, deadline_s=0.5, window_s=0.0) as client:
+        with pytest.raises(SearchError, match="no answer within"):
+            client.submit("a").result()
+        free.set()
+        assert answered.wait(30)
+        time.sleep(0.1)
+        assert client.submit("a").result()[0].passage.id == "a"
 
 
 def test_a_halt_of_the_process_brings_no_deadline_nearer():

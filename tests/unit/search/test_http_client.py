@@ -13,8 +13,11 @@ import pytest
 from components.contracts.errors import ConfigError, SearchError
 from components.contracts.passage import Passage, ScoredPassage
 from components.search.concurrent import ConcurrentSearch
+from components.search.config import SearchConfig
 from components.search.http_client import QUERIES_PER_REQUEST, HttpSearcher
+from components.search.open import searcher_for
 from components.search.protocol import MAX_QUERY_CHARACTERS, Searcher
+from tests.unit.search.test_search_config import MANIFEST
 
 OURS, OTHER = "a" * 64, "b" * 64
 
@@ -271,7 +274,6 @@ def test_another_index_is_refused_at_the_start(stub, status):
 def test_the_original_server_is_used_only_on_demand(stub):
     stub.answer = as_search_r1
     with pytest.raises(ConfigError, match="require_digest=false"):
-        HttpSearcher([stub.url], OURS).wait_until_ready(5, print)
-    searcher = HttpSearcher([stub.url], OURS, accept_unnamed=True)
-    searcher.wait_until_ready(5, print)
+        searcher_for(MANIFEST, SearchConfig(retriever_url=stub.url))
+    searcher = searcher_for(MANIFEST, SearchConfig(retriever_url=stub.url, require_digest=False))
     assert searcher.search(["q"], 1)[0][0].passage.contents == '"T"\nq'

@@ -1,5 +1,8 @@
 """Where a step looks for its search engine."""
 
+import socket
+import time
+
 import pytest
 
 from components.contracts.errors import ConfigError, ManifestError, SearchError
@@ -44,7 +47,7 @@ def test_what_is_no_address_is_refused(url):
         SearchConfig.parse({"retriever_url": url}, where="train.search")
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "[::1]", "127.8.8.8"])
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "[::1]", "127.8.8.8", "retriever:8000,http://127.0.0.1"])
 def test_several_nodes_need_an_address_that_is_not_their_own(host):
     config = SearchConfig(retriever_url=f"http://{host}:8000")
     check_reachable(config, num_nodes=1)
@@ -108,6 +111,32 @@ def test_patience_is_for_services(searcher, answers):
             return
         with pytest.raises(SearchError, match="away"):
             client.submit("q").result()
+
+
+@pytest.mark.parametrize("searcher", [DownService(0), Down(0)], ids=["a service", "an index in process"])
+def test_a_client_that_shall_remember_nothing_asks_again(searcher):
+    with search_client(searcher, SearchConfig(), top_k=1, cache_size=0) as client:
+        assert [client.submit("q").result() for _ in range(2)] == [[], []]
+    assert searcher.calls == 2
+
+
+def test_a_search_in_a_service_ends_at_its_deadline():
+    started_s = time.monotonic()
+    with (
+        search_client(DownService(99), SearchConfig(deadline_s=0.2), top_k=1) as client,
+        pytest.raises(SearchError, match=r"no answer within 0\.2 s"),
+    ):
+        client.submit("q").result()
+    assert time.monotonic() - started_s < 2
+
+
+def test_a_service_that_says_nothing_is_given_up_after_the_timeout_of_a_request():
+    # Connections are taken by the system, and nobody reads what comes over them.
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url, started_s = f"http://127.0.0.1:{silent.getsockname()[1]}", time.monotonic()
+        with pytest.raises(SearchError, match="does not answer"):
+            searcher_for(MANIFEST, SearchConfig(retriever_url=url, request_timeout_s=0.2, ready_timeout_s=0))
+    assert time.monotonic() - started_s < 5
 
 
 def test_a_service_is_asked_for_indexes_only():
