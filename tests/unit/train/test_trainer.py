@@ -1,15 +1,21 @@
 """The whole loop with a scripted pupil in place of the engine: what is kept, what is left out, when it goes back."""
 
+import json
 import re
+import threading
+import time
 from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
 import torch
 
+from components.contracts.episode import StopReason
 from components.contracts.errors import QuestionError, SearchError, TrainingStopped
+from components.tracking import silent_tracker
 from components.train.checkpoint import TrainState
-from tests.unit.train.pupil import AHEAD, EVERY_STEP, Client, kill_after, weights
+from components.train.learner import learning_rate_at
+from tests.unit.train.pupil import AHEAD, EVERY_STEP, NUM_DEV, Client, Pupil, kill_after, weights
 
 
 def test_run_logs_every_step_once_and_ends_with_the_best_weights(make_trainer):
@@ -43,11 +49,14 @@ def test_collapse_on_dev_returns_to_the_best_weights_at_half_the_rate(make_train
     assert (state.num_rollbacks, state.rate_scale, state.best_step) == (1, 0.5, 1)
     assert state.drops_in_a_row == 0
     assert "back to the weights of step 1" in capsys.readouterr().out
+    _, after_the_return = trainer.tracker.lines[4]
+    assert after_the_return["lr"] == learning_rate_at(3, 4, trainer.config.policy_optimizer) / 2
     # Step 4 was made from the weights of step 1, not from the collapsed ones: two small steps lie between.
-    saved = {}
+    saved, guards = {}, {}
     for step in (1, 3, 4):
-        trainer.checkpoints.restore(f"step_{step:06d}", trainer.learner)
+        guards[step] = trainer.checkpoints.restore(f"step_{step:06d}", trainer.learner).update_guard
         saved[step] = weights(trainer.learner.policy)
+    assert guards[3] == guards[1]
     assert torch.equal(saved[3], saved[1])
     assert not torch.equal(saved[4], saved[1])
 
@@ -85,6 +94,18 @@ def test_collapse_that_a_kill_kept_from_being_acted_on_is_acted_on_first(make_tr
     assert torch.equal(weights(whole.learner.policy), weights(resumed.learner.policy))
 
 
+def test_run_killed_after_its_first_evaluation_makes_and_logs_that_once(make_trainer):
+    settings = {"steps": 2, "save_every_steps": 50, "dev": {"every_steps": 50}}
+    killed, resumed = (make_trainer([0.3], **settings) for _ in range(2))
+    killed.announce = kill_after(1)
+    with pytest.raises(KeyboardInterrupt):
+        killed.run(TrainState())
+    state = resumed.run(resumed.checkpoints.restore("step_000000", resumed.learner))
+    assert [step for step, _ in killed.tracker.lines] == [0, 1]
+    assert [step for step, _ in resumed.tracker.lines] == [1, 2]
+    assert [step for step, _ in state.em_curve] == [0, 2]
+
+
 def test_rare_valid_actions_return_to_the_best_weights(make_trainer):
     state = make_trainer([0.5], valid=False, steps=4, dev={"every_steps": 50}).run(TrainState(was_valid=True))
     assert (state.num_rollbacks, state.best_step) == (1, 4)
@@ -107,10 +128,10 @@ def test_dev_is_greedy_bounded_and_reported_by_kind(make_trainer):
 
 
 def test_training_samples_with_a_seed_of_its_own_for_every_episode(make_trainer):
-    trainer = make_trainer([0.5], episodes_per_question=3)
+    trainer = make_trainer([0.5], episodes_per_question=3, temperature=0.7)
     for step in range(3):
         trainer.collect(step, TrainState())
-    assert {request.temperature for request in trainer.engine.requests} == {1.0}
+    assert {request.temperature for request in trainer.engine.requests} == {0.7}
     assert len({request.seed for request in trainer.engine.requests}) == 3 * 6 * 3
 
 
@@ -156,7 +177,72 @@ def test_step_reports_what_happened(make_trainer):
     assert all(torch.isfinite(torch.tensor(float(value))) for value in metrics.values())
 
 
-@pytest.mark.parametrize(("failing", "allowed", "stops"), [(1, 0.2, False), (2, 0.2, True), (6, 1.0, True)])
+@pytest.mark.parametrize("mask", [True, False])
+def test_retrieved_tokens_are_in_the_loss_where_the_mask_is_off_and_nowhere_else(make_trainer, mask):
+    metrics = make_trainer([0.5], loss={"mask_retrieved_tokens": mask}).train_step(TrainState())
+    assert (metrics["mask/retrieved_tokens_in_loss"] == 0) == mask
+
+
+def test_drift_from_the_reference_is_told_and_costs_reward(make_trainer):
+    trainer = make_trainer([0.5], loss={"kl_coefficient": 0.1})
+    questions, episodes = trainer.collect(0, TrainState())
+    experience = trainer.usable(episodes, questions, [1.0] * 6)
+    zeros_M = torch.zeros(experience.num_tokens)
+    level, _ = trainer.advantages(experience, [zeros_M - 1.0, zeros_M, zeros_M - 1.0])
+    drifted, metrics = trainer.advantages(experience, [zeros_M - 0.5, zeros_M, zeros_M - 1.0])
+    assert metrics["kl/ref"] == 0.5
+    assert (drifted.returns < level.returns).all()
+
+
+def test_order_of_turns_does_not_depend_on_which_search_is_quick(make_trainer):
+    class FirstIsLate(Client):
+        def submit(self, query) -> Future:
+            found, future = super().submit(query), Future()
+            threading.Timer(0.3 * (len(self.queries) == 1), future.set_result, [found.result()]).start()
+            return future
+
+    trainer = make_trainer([0.5], FirstIsLate())
+    trainer.collect(0, TrainState())
+    assert [request.sequence_id for request in trainer.engine.requests] == [*range(6), *range(6)]
+
+
+def test_checkpoint_holds_the_metrics_of_its_own_step(make_trainer):
+    trainer = make_trainer([0.3], steps=2)
+    trainer.metrics_file.parent.mkdir(exist_ok=True)
+    with silent_tracker(trainer.metrics_file.parent) as trainer.tracker:
+        trainer.run(TrainState())
+    storage = trainer.checkpoints._storage
+    for step in (1, 2):
+        lines = storage.get_bytes(f"step_{step:06d}/metrics.jsonl").decode().splitlines()
+        assert [json.loads(line)["step"] for line in lines] == list(range(step + 1))
+
+
+def test_time_of_dev_evaluations_is_time_of_training(make_trainer):
+    class SlowWhenAskedGreedily(Pupil):
+        def step(self):
+            time.sleep(0.0 if self.waiting[0].temperature else 0.05)
+            return super().step()
+
+    trainer = make_trainer([0.3], steps=1)
+    trainer.engine = SlowWhenAskedGreedily([0.3])
+    state = trainer.run(TrainState())
+    _, metrics = trainer.tracker.lines[1]
+    assert state.rl_s == metrics["time/training_s"] > metrics["time/dev_s"] > 0.05 * 2 * NUM_DEV
+
+
+def test_episode_that_is_left_out_takes_its_question_and_its_reward_along(make_trainer):
+    trainer = make_trainer([0.5], Client(1), max_search_failure_frac=0.2)
+    questions, episodes = trainer.collect(0, TrainState())
+    experience = trainer.usable(episodes, questions, [float(number) for number in range(6)])
+    assert episodes[0].stop_reason is StopReason.SEARCH_FAILED
+    assert experience.episodes == episodes[1:]
+    assert experience.questions == questions[1:]
+    assert experience.outcomes.tolist() == [1.0, 2.0, 3.0, 4.0, 5.0]
+
+
+@pytest.mark.parametrize(
+    ("failing", "allowed", "stops"), [(1, 1 / 6, False), (1, 0.16, True), (2, 0.2, True), (6, 1.0, True)]
+)
 def test_failed_searches_leave_the_loss_and_too_many_stop_the_step(make_trainer, failing, allowed, stops):
     trainer = make_trainer([0.5], Client(failing), max_search_failure_frac=allowed)
     state = TrainState()
@@ -177,6 +263,7 @@ def test_other_algorithms_train_in_groups(make_trainer, settings):
     trainer.run(TrainState())
     assert not torch.equal(weights(trainer.learner.policy), before)
     assert trainer.tracker.lines[1][1]["group/frac_kept_tokens"] > 0
+    assert [metrics["progress/samples_seen"] for _, metrics in trainer.tracker.lines[1:]] == [6 * 4, 2 * 6 * 4]
 
 
 GUARDED = {"loss": {"likelihood_guard_coefficient": 0.2}, "minibatches": 2}

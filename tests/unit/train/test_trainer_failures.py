@@ -13,7 +13,7 @@ from components.contracts.errors import SearchError, TrainingStopped
 from components.contracts.passage import Passage, ScoredPassage
 from components.search.concurrent import ConcurrentSearch
 from components.train.checkpoint import TrainState
-from tests.unit.train.pupil import EVERY_STEP, NUM_DEV, Client, Pupil, weights
+from tests.unit.train.pupil import AHEAD, EVERY_STEP, NUM_DEV, Client, Pupil, weights
 
 
 class FaultySearcher:
@@ -123,7 +123,13 @@ def test_dev_question_whose_search_failed_says_nothing_about_the_model(make_trai
             return super().submit(query)
 
     trainer = make_trainer([0.5], OneFails(), max_search_failure_frac=0.2)
-    assert trainer.evaluate_dev(TrainState()) == (4 / 9, {"em/dev/nq/k": 4 / 9})
+    trainer.dev_questions = [
+        asked.model_copy(update={"metadata": {"kind": f"{number}"}})
+        for number, asked in enumerate(trainer.dev_questions)
+    ]
+    dev_em, by_kind = trainer.evaluate_dev(TrainState())
+    assert dev_em == 4 / 9
+    assert by_kind == {f"em/dev/nq/{number}": float(number < 5) for number in range(1, NUM_DEV)}
 
 
 def test_engine_that_disagrees_with_the_trainer_stops_the_run_also_when_it_was_killed_in_between(make_trainer):
@@ -138,6 +144,26 @@ def test_engine_that_disagrees_with_the_trainer_stops_the_run_also_when_it_was_k
     with pytest.raises(TrainingStopped, match="the last of them step 3"):
         resumed.run(resumed.checkpoints.restore("step_000003", resumed.learner))
     assert make_trainer([0.3], steps=2, folder="short", **limit).run(TrainState()).mismatch_in_a_row == 2
+
+
+def test_engine_that_disagrees_to_the_very_end_stops_the_run_too(make_trainer):
+    with pytest.raises(TrainingStopped, match="the last of them step 3"):
+        make_trainer([0.3], steps=3, correction={"max_mismatch_kl": 0.01}).run(TrainState())
+
+
+def test_episodes_that_were_sampled_ahead_may_be_an_update_further_from_the_trainer(make_trainer):
+    """At a limit between a half and the whole of what is found, only a batch of current weights is too far away."""
+    trainer = make_trainer([0.3], steps=4, **AHEAD)
+    trainer.run(TrainState())
+    found = [metrics["kl/rollout_vs_trainer"] for _, metrics in trainer.tracker.lines[1:]]
+    limit = 0.75 * min(found)
+    assert limit < found[0] and max(found) < 2 * limit
+    correction = AHEAD["correction"] | {"max_mismatch_kl": limit}
+    states = []
+    watched = make_trainer([0.3], steps=4, folder="watched", **AHEAD | {"correction": correction})
+    watched.announce = lambda state, metrics: states.append(state.mismatch_in_a_row)
+    watched.run(TrainState())
+    assert states == [1, 0, 0, 0]
 
 
 class FadingPupil(Pupil):
