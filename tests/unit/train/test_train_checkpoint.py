@@ -2,6 +2,7 @@
 
 import random
 import resource
+import threading
 from pathlib import Path
 
 import pytest
@@ -213,11 +214,24 @@ def test_training_goes_on_after_a_failed_save_and_stops_after_three(storage, met
         failing.finish()
 
 
-def test_saving_copies_what_training_changes_next(checkpoints, metrics_file, make_learner, make_experience):
-    learner = trained(make_learner, make_experience, seed=0)
+def test_saving_copies_what_training_changes_next(storage, metrics_file, make_learner, make_experience):
+    has_trained = threading.Event()
+
+    class Waits:
+        """Writes nothing before the training has gone on."""
+
+        def __getattr__(self, name):
+            return getattr(storage, name)
+
+        def put_bytes(self, data, key):
+            assert has_trained.wait(30)
+            storage.put_bytes(data, key)
+
+    checkpoints, learner = Checkpoints(Waits()), trained(make_learner, make_experience, seed=0)
     before = [tensor.clone() for tensor in bits(learner)]
     checkpoints.save(learner, TrainState(step=2), metrics_file)
     train_once(learner, make_experience(seed=4), 2)
+    has_trained.set()
     assert not all(torch.equal(a, b) for a, b in zip(bits(learner), before, strict=True))
     other = make_learner(1)
     checkpoints.restore("step_000002", other)
@@ -252,6 +266,24 @@ def test_pruning_keeps_the_newest_two_and_the_best(storage, checkpoints, metrics
         checkpoints.save(learner, TrainState(step=step, best_step=min(step, 2)), metrics_file)
     assert checkpoints.complete() == ["step_000002", "step_000004", "step_000005"]
     assert {info.key.split("/")[0] for info in storage.list()} == {"step_000002", "step_000004", "step_000005"}
+
+
+def test_old_checkpoint_of_which_half_was_removed_does_not_exist(storage, metrics_file, make_learner):
+    class HalfGoes:
+        def __getattr__(self, name):
+            return getattr(storage, name)
+
+        def delete_prefix(self, prefix):
+            for info in storage.list(prefix):
+                if "critic" in info.key:
+                    storage.delete(info.key)
+                    raise StorageError("slow down")
+
+    checkpoints, learner = Checkpoints(HalfGoes()), make_learner()
+    for step in range(3):
+        checkpoints.save(learner, TrainState(step=step), metrics_file)
+    assert checkpoints.complete() == ["step_000001", "step_000002"]
+    assert storage.exists("step_000000/state.json"), "all of it has gone"
 
 
 def test_old_checkpoint_that_cannot_be_removed_spoils_no_new_one(storage, metrics_file, make_learner, capsys):
