@@ -44,6 +44,23 @@ def test_a_training_that_a_rule_ended_goes_on_where_it_was_best(make_trainer, tm
     assert mended.run(state).step == 9
 
 
+def test_counters_and_curves_go_on_and_alarms_stay_behind(make_trainer, tmp_path):
+    goes_on = {"step": 2, "best_step": 2, "best_dev_em": 0.5, "em_curve": [[0, 0.3], [2, 0.5]], "rate_scale": 0.5}
+    goes_on |= {"was_valid": True, "was_whole": True, "rl_s": 9.5, "tokens": 77, "unfinished": {"lr": 0.1}}
+    alarms = {"drops_in_a_row": 1, "invalid_in_a_row": 2, "truncated_in_a_row": 2, "mismatch_in_a_row": 3}
+    alarms |= {"correct_logprobs": [-1.0], "logprob_curve": [-1.0, -2.0], "num_rollbacks": 2, "ahead_s": 4.0}
+    stopped, longer = (make_trainer([0.3], folder=folder) for folder in ("stopped", "longer"))
+    goes_on["update_guard"] = stopped.learner.guard.state_dict()
+    stopped.metrics_file.parent.mkdir(exist_ok=True)
+    stopped.metrics_file.write_text('{"step": 2}\n')
+    stopped.checkpoints.save(stopped.learner, TrainState(**goes_on, **alarms), stopped.metrics_file)
+    stopped.checkpoints.finish()
+    take_over(open_storage(f"file://{tmp_path}/longer"), f"file://{tmp_path}/stopped")
+    assert longer.checkpoints.restore("step_000002", longer.learner) == TrainState(**goes_on)
+    longer.checkpoints.restore_metrics("step_000002", longer.metrics_file)
+    assert longer.metrics_file.read_text() == '{"step": 2}\n'
+
+
 def test_rejection_sampling_goes_on_with_what_the_base_model_got_right(make_trainer):
     settings = {"algorithm": "rejection_sampling", "rollout_steps": 2, "episodes_per_question": 2}
     stopped = make_trainer([0.3], steps=2, folder="stopped", **settings)
