@@ -75,6 +75,19 @@ def test_update_and_rollout_really_run_beside_each_other(make_trainer):
     assert first["time/ahead_wait_s"] < 0.1
 
 
+def test_wait_for_a_rollout_is_no_time_beside_other_work(make_trainer):
+    class Slow(Pupil):
+        def step(self):
+            time.sleep(0.1 * (threading.current_thread() is not threading.main_thread()))
+            return super().step()
+
+    trainer = make_trainer([0.3], steps=2, dev={"every_steps": 50}, **AHEAD)
+    trainer.engine = Slow([0.3])
+    trainer.run(TrainState())
+    _, first = trainer.tracker.lines[1]
+    assert 0 < first["time/overlapped_s"] < first["time/ahead_wait_s"]
+
+
 class SlowLearner:
     """A learner whose updates take at least .4 s."""
 
@@ -195,11 +208,15 @@ def test_weights_are_published_only_when_the_rollout_beside_the_update_has_ended
     assert len(trainer.engine.published) == 4
 
 
-def test_a_failure_beside_a_rollout_cuts_it_short(make_trainer):
+def test_a_failure_beside_a_rollout_cuts_it_short_and_waits_for_its_step(make_trainer):
+    steps_ended = []
+
     class Patient(Pupil):
         def step(self):
             if threading.current_thread() is not threading.main_thread():
                 trainer.ahead._abandoned.wait(30)
+                time.sleep(0.2)
+                steps_ended.append(len(self.waiting))
             return super().step()
 
     trainer = make_trainer([0.3], **AHEAD)
@@ -209,7 +226,7 @@ def test_a_failure_beside_a_rollout_cuts_it_short(make_trainer):
         trainer.run(TrainState())
     assert not trainer.ahead.is_under_way
     # Six episodes search before they answer; the thread was in its first step.
-    assert len(trainer.engine.waiting) == 6
+    assert (len(trainer.engine.waiting), steps_ended) == (6, [6])
 
 
 @pytest.mark.parametrize("values", [{"max_staleness_steps": 2}, {"max_staleness_steps": -1}])

@@ -124,6 +124,24 @@ def test_outcome_that_could_not_be_told_is_an_error_of_the_leader_too():
             future.result(timeout=30)
 
 
+def test_bug_in_the_leader_is_no_failed_search_of_the_others(store):
+    """They would go on with other episodes than the leader, which ends."""
+
+    class Broken:
+        stats = SearchStats()
+
+        def submit(self, query):
+            future = Future()
+            future.set_exception(ZeroDivisionError("a bug"))
+            return future
+
+    follower = FollowerSearch(connected(store), 4, 5, 0.3)
+    with pytest.raises(ZeroDivisionError):
+        LeaderSearch(Broken(), store, FOLLOWERS).submit("a").result(timeout=10)
+    with pytest.raises(EngineError, match="told rank 5 no outcome of search 0"):
+        follower.submit("a").result(timeout=10)
+
+
 def test_leader_hears_of_an_outcome_after_it_was_told(store):
     class Slow(dist.HashStore):
         def set(self, key, value):

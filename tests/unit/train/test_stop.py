@@ -10,6 +10,7 @@ import torch
 from components.agent.config import VllmConfig
 from components.contracts.errors import StoppedBySignal
 from components.train.checkpoint import Checkpoints, TrainState
+from components.train.stop import StopRequest
 from tests.unit.train.pupil import NUM_DEV, Client, weights
 from tests.unit.train.test_ways_out import SlowStorage
 
@@ -38,6 +39,14 @@ def test_sigterm_ends_the_run_with_a_checkpoint_and_resuming_gives_the_same_bits
     assert torch.equal(weights(resumed.learner.policy), weights(whole.learner.policy))
     assert resumed_end.em_curve == end.em_curve
     assert untimed(killed.tracker.lines + resumed.tracker.lines) == untimed(whole.tracker.lines)
+
+
+def test_signal_means_afterwards_what_it_meant_before():
+    before = signal.getsignal(signal.SIGTERM)
+    with StopRequest() as stop:
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.heard()
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def untimed(lines):
