@@ -10,7 +10,7 @@ import torch
 import torch.multiprocessing
 
 from components.agent.engines.torch_engine import TorchEngine
-from components.contracts.errors import TrainingStopped
+from components.contracts.errors import StorageError, TrainingStopped
 from components.storage import open_storage
 from components.train.checkpoint import Checkpoints, TrainState
 from components.train.config import ParallelConfig
@@ -97,16 +97,18 @@ class EndlessLetters(LetterTokenizer):
 
 
 class SlowStorage:
-    """Takes .2 s to store a file."""
+    """Takes its time to store a file, or to refuse it."""
 
-    def __init__(self, storage) -> None:
-        self._storage = storage
+    def __init__(self, storage, seconds: float = 0.2, *, refuses: bool = False) -> None:
+        self._storage, self._seconds, self._refuses = storage, seconds, refuses
 
     def __getattr__(self, name):
         return getattr(self._storage, name)
 
     def take_file(self, source, key) -> None:
-        time.sleep(0.2)
+        time.sleep(self._seconds)
+        if self._refuses:
+            raise StorageError("disk full")
         self._storage.take_file(source, key)
 
 
@@ -124,6 +126,26 @@ def completed_on_the_way_out(parallel: ParallelConfig, folder: Path) -> dict[str
         found["one"] = storage.exists("step_000002/_COMPLETE")
     checkpoints.finish()
     found["late"] = storage.exists("step_000002/_COMPLETE")
+    return found
+
+
+def completed_beside_the_training(parallel: ParallelConfig, folder: Path) -> dict[str, bool]:
+    """Return whether a save was complete once the first rank had written, all had, and where the last one could not."""
+    storage = open_storage(f"file://{folder}/world_{world_size()}_beside")
+    checkpoints, found = Checkpoints(SlowStorage(storage, 0.5 * (rank() > 0))), {}
+    learner = Learner(tiny_policy(), small_config(parallel=parallel.model_dump()), 0)
+    checkpoints.save(learner, TrainState(step=1), folder / "none")
+    time.sleep(0.8)
+    checkpoints.poll()
+    found["by one rank"] = storage.exists("step_000001/_COMPLETE")
+    # Every rank polls as often as the others.
+    for _ in range(40):
+        time.sleep(0.1)
+        checkpoints.poll()
+    found["by all"] = storage.exists("step_000001/_COMPLETE")
+    refusing = Checkpoints(SlowStorage(storage, refuses=rank() == world_size() - 1))
+    refusing.save(learner, TrainState(step=2), folder / "none")
+    found["without a part"] = "step_000002" in refusing.complete()
     return found
 
 
@@ -176,6 +198,7 @@ def work(number: int, world: int, port: int, folder: str) -> None:
         found = {algorithm: updated_weights(algorithm, parallel) for algorithm in ALGORITHMS}
         found["restored"] = saved_and_restored(parallel, Path(folder), f"world_{world}")
         found["stopped"] = completed_on_the_way_out(parallel, Path(folder))
+        found["beside"] = completed_beside_the_training(parallel, Path(folder))
         found["complete"] = complete_on_disks_of_their_own(Path(folder))
         found["published"] = published_while_one_is_slow(parallel)
         found["dealt"] = in_turns([f"{i}" for i in range(11)][rank() :: world])
@@ -282,6 +305,12 @@ def test_ranks_complete_a_save_together_after_an_error_of_all_and_none_waits_for
     *others, last = together
     assert last["stopped"] == {"all": True, "one": False, "late": True}
     assert all(found["stopped"] == {"all": True, "late": True} for found in others)
+
+
+@pytest.mark.timeout(300)
+def test_save_is_complete_when_all_ranks_have_written_and_training_waits_for_none_of_them(together):
+    expected = {"by one rank": False, "by all": True, "without a part": False}
+    assert [found["beside"] for found in together] == [expected] * len(together)
 
 
 @pytest.mark.timeout(300)
