@@ -61,6 +61,7 @@ def test_config_is_frozen_and_round_trips() -> None:
         ),
         pytest.param("model=Qwen/Qwen2.5-3B", {"model": "Qwen/Qwen2.5-3B"}, id="plain string"),
         pytest.param("a=x=y", {"a": "x=y"}, id="equals sign in the value"),
+        pytest.param("a.b=1, a.c=2, a.b=3", {"a": {"b": 3, "c": 2}}, id="the last of several counts"),
         pytest.param("a.b=[1, 2], c=3", {"a": {"b": [1, 2]}, "c": 3}, id="a list holds commas"),
         pytest.param("a='x, y', b=1,", {"a": "x, y", "b": 1}, id="so does a text; a last comma is nothing"),
     ],

@@ -27,12 +27,17 @@ def binomial_quantile(n: int, p: float, level: float) -> int:
 
 
 @pytest.mark.parametrize(
-    ("correct", "n"), [pytest.param(50, 125, id="bamboogle"), pytest.param(200, 250, id="good set")]
+    ("correct", "n", "level"),
+    [
+        pytest.param(50, 125, 0.95, id="bamboogle"),
+        pytest.param(200, 250, 0.95, id="good set"),
+        pytest.param(200, 250, 0.5, id="another level"),
+    ],
 )
-def test_interval_of_exact_match_equals_the_binomial_one(correct: int, n: int) -> None:
-    lo, hi = bootstrap_interval([1.0] * correct + [0.0] * (n - correct), resamples=20_000)
-    assert lo * n == pytest.approx(binomial_quantile(n, correct / n, 0.025), abs=1)
-    assert hi * n == pytest.approx(binomial_quantile(n, correct / n, 0.975), abs=1)
+def test_interval_of_exact_match_equals_the_binomial_one(correct: int, n: int, level: float) -> None:
+    lo, hi = bootstrap_interval([1.0] * correct + [0.0] * (n - correct), resamples=20_000, level=level)
+    assert lo * n == pytest.approx(binomial_quantile(n, correct / n, (1 - level) / 2), abs=1)
+    assert hi * n == pytest.approx(binomial_quantile(n, correct / n, (1 + level) / 2), abs=1)
 
 
 def test_interval_of_continuous_scores_equals_the_slow_one() -> None:
@@ -45,6 +50,8 @@ def test_interval_is_deterministic_and_depends_on_the_seed() -> None:
     values = list(np.linspace(0, 1, 50))
     assert bootstrap_interval(values, seed=4) == bootstrap_interval(values, seed=4)
     assert bootstrap_interval(values, seed=4) != bootstrap_interval(values, seed=5)
+    one, again, other = (paired_difference(values, values[::-1], seed=seed) for seed in (4, 4, 5))
+    assert one == again != other
 
 
 @pytest.mark.parametrize(
@@ -59,6 +66,8 @@ def test_groups_give_the_macro_average() -> None:
     assert macro_mean(values) == pytest.approx(0.9)
     assert macro_mean(values, groups) == pytest.approx(0.5)
     assert bootstrap_interval(values, groups=groups) == pytest.approx((0.5, 0.5))
+    difference = paired_difference(values, [0.0] * 100, groups=groups)
+    assert (difference.mean, difference.lo, difference.hi) == pytest.approx((0.5, 0.5, 0.5))
 
 
 def test_groups_interval_equals_a_slow_stratified_loop() -> None:

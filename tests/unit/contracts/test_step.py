@@ -3,6 +3,7 @@
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from pydantic import Field
@@ -97,6 +98,24 @@ def test_a_defect_keeps_its_traceback(tmp_path: Path, monkeypatch: pytest.Monkey
     assert "ZeroDivisionError" in record["traceback"]
 
 
+@pytest.mark.parametrize(
+    ("rank", "kept"),
+    [
+        pytest.param("1", "SearchError", id="of several ranks the first failure is the cause"),
+        pytest.param("", "UserError", id="alone, what lies there is of another time"),
+    ],
+)
+def test_the_error_file_holds_the_cause(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rank: str, kept: str) -> None:
+    (tmp_path / "error.json").write_text(json.dumps({"type": "SearchError"}))
+    monkeypatch.setenv(ERROR_FILE_VARIABLE, str(tmp_path / "error.json"))
+    monkeypatch.delenv("RANK", raising=False)
+    if rank:
+        monkeypatch.setenv("RANK", rank)
+    with pytest.raises(SystemExit):
+        Step("count", CountConfig, fail_with(UserError("bad"))).execute(settings(), {}, {})
+    assert json.loads((tmp_path / "error.json").read_text())["type"] == kept
+
+
 def test_command_line_runs_the_step(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     INPUT.write(tmp_path / "corpus.json")
     step = Step("count", CountConfig, count)
@@ -105,9 +124,38 @@ def test_command_line_runs_the_step(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert json.loads((tmp_path / "out" / "metrics.json").read_text()) == {"passages": 5}
 
 
-def test_command_line_prints_the_resolved_config(capsys: pytest.CaptureFixture) -> None:
-    Step("count", CountConfig, count).main(["--set", "limit=9", "--print-config"])
-    assert json.loads(capsys.readouterr().out) == {"limit": 9}
+def test_command_line_takes_the_settings_of_a_pipeline(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    INPUT.write(tmp_path / "corpus.json")
+    (tmp_path / "settings.json").write_text(settings(limit=8))
+    arguments = ["--settings", str(tmp_path / "settings.json"), "--input", f"corpus={tmp_path / 'corpus.json'}"]
+    Step("count", CountConfig, count).main([*arguments, "--output", str(tmp_path / "out")])
+    made = Manifest.from_json(capsys.readouterr().out).produced_by
+    assert (made.version, made.config_sha256) == ("c" * 16, CountConfig(limit=8).sha256())
+    assert json.loads((tmp_path / "out" / "metrics.json").read_text()) == {"passages": 8}
+
+
+def test_of_several_ranks_the_first_one_speaks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    INPUT.write(tmp_path / "corpus.json")
+    monkeypatch.setenv("RANK", "1")
+    step = Step("count", CountConfig, count)
+    step.main(["--input", f"corpus={tmp_path / 'corpus.json'}", "--output", str(tmp_path / "out")])
+    assert capsys.readouterr().out == ""
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "limit"),
+    [pytest.param("", 4, id="file"), pytest.param("limit=9", 9, id="an override beats the file")],
+)
+def test_command_line_prints_the_resolved_config(
+    tmp_path: Path, capsys: pytest.CaptureFixture, overrides: str, limit: int
+) -> None:
+    (tmp_path / "count.toml").write_text("limit = 4")
+    arguments = ["--config", str(tmp_path / "count.toml"), "--set", overrides, "--print-config"]
+    Step("count", CountConfig, count).main(arguments)
+    assert json.loads(capsys.readouterr().out) == {"limit": limit}
 
 
 @pytest.mark.parametrize(
@@ -178,6 +226,14 @@ def test_the_log_gets_the_error_with_the_last_lines(tmp_path: Path, capsys: pyte
     assert "to the end" in shown.err
 
 
+def test_the_log_gets_a_defect_too() -> None:
+    log = Log()
+    with pytest.raises(ZeroDivisionError):
+        Step("count", CountConfig, fail_with(ZeroDivisionError("x"))).execute(settings(), {}, {}, log)
+    assert [(record["type"], record["exit_code"]) for record in log.kept] == [("ZeroDivisionError", 1)]
+    assert log.num_forgotten == 0
+
+
 def test_a_retry_does_not_meet_the_same_user_error_at_full_cost(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
@@ -204,6 +260,17 @@ def test_a_task_opens_the_log_of_its_storage_root() -> None:
     with pytest.raises(SystemExit):
         step.execute_task(settings(), {}, {})
     assert opened == [("file:///data", "count")]
+
+
+def test_a_task_labels_its_artifacts(tmp_path: Path) -> None:
+    INPUT.write(tmp_path / "corpus.json")
+    outputs = {name: SimpleNamespace(path=path, metadata={}) for name, path in files(tmp_path).items()}
+    corpus = SimpleNamespace(path=str(tmp_path / "corpus.json"), metadata={})
+    Step("count", CountConfig, count).execute_task(settings(limit=7), {"corpus": corpus}, outputs)
+    labels = {name: artifact.metadata for name, artifact in outputs.items()}
+    assert labels["manifest"] == {"digest": "d1", "uri": "file:///x"}
+    assert labels["metrics"] == {"passages": 7}
+    assert (labels["card"], labels["html"], corpus.metadata) == ({}, {}, {})
 
 
 def test_what_a_card_says_already_is_not_said_twice(tmp_path: Path) -> None:
