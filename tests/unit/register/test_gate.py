@@ -2,9 +2,10 @@
 
 import pytest
 
+from components.contracts.statistics import paired_difference
 from components.register.answers import Answer
 from components.register.config import RegisterConfig
-from components.register.gate import Candidate, differences, judge
+from components.register.gate import Candidate, differences, judge, judge_first
 
 
 def candidate(
@@ -88,12 +89,46 @@ def test_sets_weigh_the_same_however_large() -> None:
             "rejected",
             id="a fall of more",
         ),
+        pytest.param(
+            {"nq": [0.0] * 4 + [1.0] * 96, "popqa": [1.0] * 6 + [0.0] * 4},
+            {"nq": [1.0] * 100, "popqa": [0.0] * 10},
+            {},
+            "promoted",
+            id="sets weigh the same in the interval too",
+        ),
     ],
 )
 def test_judge(challenger: dict, champion: dict, config: dict, decision: str) -> None:
     verdict = judge(candidate(challenger, version="2"), candidate(champion), RegisterConfig(**config))
     assert verdict.decision == decision
     assert verdict.reasons
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        pytest.param({}, id="defaults"),
+        pytest.param({"seed": 3}, id="seed"),
+        pytest.param({"bootstrap_resamples": 100}, id="resamples"),
+    ],
+)
+def test_the_interval_is_drawn_as_the_settings_say(config: dict) -> None:
+    given = RegisterConfig(**config)
+    ours, theirs = [1.0] * 20 + [0.0] * 20, [0.0] * 11 + [1.0] * 9 + [0.0] * 20
+    gain = paired_difference(ours, theirs, seed=given.seed, resamples=given.bootstrap_resamples)
+    verdict = judge(candidate({"nq": ours}, version="2"), candidate({"nq": theirs}), given)
+    assert f"+0.275 [{gain.lo:+.3f}, {gain.hi:+.3f}], 11 questions won, 0 lost" in verdict.reasons[0]
+
+
+@pytest.mark.parametrize(
+    ("floor", "decision"),
+    [
+        pytest.param(0.5, "promoted", id="reached"),
+        pytest.param(0.51, "rejected", id="missed"),
+    ],
+)
+def test_a_first_model_must_reach_the_floor(floor: float, decision: str) -> None:
+    assert judge_first(candidate(HALF), RegisterConfig(min_mean_em=floor)).decision == decision
 
 
 @pytest.mark.parametrize("name", ["", "a/b", "a:1", "a'b", "x" * 201])

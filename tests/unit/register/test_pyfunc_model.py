@@ -33,10 +33,11 @@ class Scripted:
     """Writes what `reply` makes of the context."""
 
     def __init__(self, reply: Callable[[str], str]) -> None:
-        self.reply, self.queue = reply, []
+        self.reply, self.queue, self.temperatures, self.num_resets = reply, [], set(), 0
 
     def add_request(self, request: TurnRequest) -> None:
         self.queue.append(request)
+        self.temperatures.add(request.temperature)
 
     def step(self) -> list[TurnOutput]:
         request = self.queue.pop(0)
@@ -50,7 +51,7 @@ class Scripted:
         pass
 
     def reset_cache(self) -> None:
-        self.queue = []
+        self.queue, self.num_resets = [], self.num_resets + 1
 
 
 class Capitals:
@@ -73,9 +74,14 @@ def reply(context: str) -> str:
 
 
 @pytest.fixture
-def model() -> SearchModel:
+def engine() -> Scripted:
+    return Scripted(reply)
+
+
+@pytest.fixture
+def model(engine: Scripted) -> SearchModel:
     client = ConcurrentSearch(Capitals(), 1, window_s=0.0, retries=0)
-    return SearchModel(lambda num_slots: Scripted(reply), Letters(), client, LOOP)
+    return SearchModel(lambda num_slots: engine, Letters(), client, LOOP)
 
 
 FRANCE = {"id": "7", "title": "France", "text": "Paris is its capital", "score": 2.5}
@@ -99,6 +105,12 @@ def test_rows_keep_the_order_of_the_questions(model: SearchModel) -> None:
     questions = ["silent 1", "capital", "silent 2"] * 50
     assert list(model.predict(questions)["answer"]) == ["", "Paris", ""] * 50
     assert model.predict([]).empty
+
+
+def test_answers_are_greedy_and_no_request_leaves_anything_to_the_next(model: SearchModel, engine: Scripted) -> None:
+    model.predict(["capital?"])
+    model.predict(["silent?", "capital?"])
+    assert (engine.temperatures, engine.num_resets) == ({0.0}, 2)
 
 
 @pytest.mark.parametrize(

@@ -6,13 +6,18 @@ from pathlib import Path
 import pytest
 import yaml
 
-from components.contracts.errors import ManifestError, MissingError, UserError
+from components.contracts.errors import ManifestError, MissingError, TrackingError, UserError
 from components.contracts.manifest import Manifest
-from components.register.main import promote, rollback
-from components.register.registry import CHAMPION, CHECKPOINT_TAG, DECISION_TAG, PREVIOUS
+from components.register.answers import read_answers
+from components.register.config import RegisterConfig
+from components.register.gate import Candidate
+from components.register.main import _gate, promote, rollback
+from components.register.model_files import has_model_files, loop_of, write_model_files
+from components.register.registry import CHAMPION, CHECKPOINT_TAG, DECISION_TAG, PREVIOUS, Registry
 from components.storage import fetch, open_storage
 from components.tracking.registered import corpus_versions
 
+GATE_TAGS = (DECISION_TAG, "gate.reasons", "gate.champion_version")
 GOOD, BETTER, BAD = [1, 1, 0, 0] * 10, [1, 1, 1, 1] * 10, [0] * 40
 
 
@@ -108,6 +113,13 @@ def test_a_better_challenger_replaces_the_champion(shelf) -> None:
     assert shelf.registry.aliases() == {CHAMPION: "2", PREVIOUS: "1"}
     assert "20 questions won, 0 lost" in registration["reasons"][0]
     assert shelf.client.get_model_version(shelf.name, "2").tags["gate.champion_version"] == "1"
+
+
+def test_answers_are_paired_by_question_whatever_the_order_of_the_sets(shelf) -> None:
+    shelf.registered("one", {"nq": GOOD, "popqa": BAD})
+    registration = shelf.registered("two", {"popqa": BAD, "nq": BETTER})
+    assert registration["decision"] == "promoted"
+    assert "20 questions won, 0 lost" in registration["reasons"][0]
 
 
 @pytest.mark.parametrize(
@@ -217,6 +229,9 @@ def test_promotion_by_hand(shelf) -> None:
     assert promote(shelf.name, "2") == "1"
     assert shelf.registry.aliases() == {CHAMPION: "2", PREVIOUS: "1"}
     assert shelf.client.get_model_version(shelf.name, "2").tags["gate.by_hand"] == "replaced version 1"
+    # Asked for once more, it does not take its own place as the one to roll back to.
+    assert promote(shelf.name, "2") == "2"
+    assert shelf.registry.aliases() == {CHAMPION: "2", PREVIOUS: "1"}
 
 
 @pytest.mark.parametrize(
@@ -241,6 +256,70 @@ def test_the_crown_does_not_move_when_the_champion_changed(shelf) -> None:
     assert shelf.registry.aliases()[CHAMPION] == "2"
 
 
+def unjudged(shelf, weights: str, scores: dict) -> Candidate:
+    """A registered version as a step that was killed before it judged leaves it."""
+    checkpoint, before = shelf.checkpoint(weights), shelf.registry.aliases()
+    evaluation = shelf.evaluation(checkpoint, scores)
+    version = shelf.register(checkpoint, evaluation).manifest.metadata["version"]
+    for tag in GATE_TAGS:
+        shelf.client.delete_model_version_tag(shelf.name, version, tag)
+    for alias in shelf.registry.aliases():
+        shelf.client.delete_registered_model_alias(shelf.name, alias)
+    for alias, owner in before.items():
+        shelf.client.set_registered_model_alias(shelf.name, alias, owner)
+    loop = loop_of(checkpoint).model_dump(mode="json")
+    return Candidate(version, read_answers(evaluation), shelf.index.digest, loop)
+
+
+class Overtaken(Registry):
+    """A registry in which a person promotes version 2 while the gate reads the champion."""
+
+    def version(self, version: str):
+        found = super().version(version)
+        if self.aliases()[CHAMPION] == "1":
+            promote(self.name, "2")
+        return found
+
+
+def test_the_gate_judges_again_when_the_champion_changes_under_its_hands(shelf) -> None:
+    shelf.registered("one", {"nq": BAD}, min_mean_em=0.0)
+    shelf.registered("two", {"nq": GOOD}, min_gain=0.9)
+    challenger = unjudged(shelf, "three", {"nq": BETTER})
+    registry = Overtaken(shelf.client, shelf.client.tracking_uri, shelf.name)
+    verdict = _gate(registry, challenger, RegisterConfig(model_name=shelf.name))
+    assert "mean EM 1.000 against 0.500 of version 2" in verdict.reasons[0]
+    assert shelf.registry.aliases() == {CHAMPION: "3", PREVIOUS: "2"}
+    assert shelf.registry.version("3").tags["gate.champion_version"] == "2"
+
+
+class Dying:
+    """A client that ends with the tag after `num_tags` others."""
+
+    def __init__(self, client, num_tags: int) -> None:
+        self._client, self._num_tags = client, num_tags
+
+    def set_model_version_tag(self, *given) -> None:
+        if not self._num_tags:
+            raise ConnectionError("the server is gone")
+        self._num_tags -= 1
+        self._client.set_model_version_tag(*given)
+
+    def __getattr__(self, name: str):
+        return getattr(self._client, name)
+
+
+@pytest.mark.parametrize("num_tags", [0, 1, 2])
+def test_a_decision_never_stands_without_its_reasons(shelf, num_tags: int) -> None:
+    shelf.registered("one", {"nq": GOOD})
+    challenger = unjudged(shelf, "two", {"nq": BETTER})
+    registry = Registry(Dying(shelf.client, num_tags), shelf.client.tracking_uri, shelf.name)
+    with pytest.raises(TrackingError, match="the server is gone"):
+        _gate(registry, challenger, RegisterConfig(model_name=shelf.name))
+    assert DECISION_TAG not in shelf.registry.version("2").tags
+    _gate(shelf.registry, challenger, RegisterConfig(model_name=shelf.name))
+    assert set(GATE_TAGS) <= shelf.registry.version("2").tags.keys()
+
+
 def spoil_weights(shelf, checkpoint: Manifest, evaluation: Manifest):
     open_storage(checkpoint.uri).delete("model/model.safetensors")
     return checkpoint, evaluation
@@ -258,11 +337,24 @@ def without_answers(shelf, checkpoint: Manifest, evaluation: Manifest):
     return checkpoint, shelf.evaluation(checkpoint, {"nq": GOOD}, method="base")
 
 
+def without_model(shelf, checkpoint: Manifest, evaluation: Manifest):
+    weights_alone = {"model/model.safetensors": "weights"}
+    bare = shelf.publish("checkpoint", weights_alone, metadata=checkpoint.metadata, inputs={"index": shelf.index})
+    return bare, shelf.evaluation(bare, {"nq": GOOD})
+
+
+def other_index(shelf, checkpoint: Manifest, evaluation: Manifest):
+    shelf.index = shelf.publish("index", {"lucene/segments": "other"})
+    return checkpoint, evaluation
+
+
 @pytest.mark.parametrize(
     ("spoil", "says"),
     [
         pytest.param(spoil_weights, r"model/model\.safetensors is missing", id="weights gone"),
         pytest.param(other_checkpoint, "was not made with the checkpoint", id="evaluation of another checkpoint"),
+        pytest.param(other_index, "was not made with the index", id="evaluation on another index"),
+        pytest.param(without_model, r"has no model/config\.json", id="weights without a model"),
         pytest.param(without_loop, "does not say how it searches", id="no loop"),
         pytest.param(without_answers, "has no answers of search_r1", id="method not evaluated"),
     ],
@@ -273,6 +365,14 @@ def test_inputs_that_do_not_fit_make_no_version(shelf, spoil, says: str) -> None
     with pytest.raises(ManifestError, match=says):
         shelf.register(*given)
     assert shelf.versions() == []
+
+
+def test_a_checkpoint_has_its_files_only_when_all_are_there(shelf) -> None:
+    checkpoint = shelf.checkpoint("weights")
+    open_storage(checkpoint.uri).delete("model/tokenizer.json")
+    with pytest.raises(ManifestError, match="is damaged"):
+        write_model_files(checkpoint, shelf.index, "")
+    assert not has_model_files(checkpoint)
 
 
 def test_without_a_registry_the_message_says_what_to_do(shelf, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
