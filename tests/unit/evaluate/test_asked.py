@@ -54,3 +54,5 @@ def test_questions_are_won_lost_or_neither(row):
     assert len(found.won) == 2 and {pair[0].question_id for pair in found.won} < {"nq:0", "nq:4", "nq:5"}
     assert [(a.question_id, b.method) for a, b in found.lost] == [("nq:2", "rag")]
     assert contrast(ours, theirs, 2, 3) == found and contrast(ours, theirs, 0, 3).won == ()
+    drawn = {pair[0].question_id for seed in range(9) for pair in contrast(ours, theirs, 1, seed).won}
+    assert drawn == {"nq:0", "nq:4", "nq:5"}

@@ -121,12 +121,14 @@ def test_an_evaluation_in_the_store_names_the_baselines_of_a_checkpoint(shop, fi
 
 
 def test_other_questions_and_another_corpus_replace_its_own(shop, finished):
-    shop.ask("r-1", questions="world://mini?seed=1", corpus="world://mini?seed=1", overrides=("evaluate.ranks=2",))
+    # What a person sets is laid over what the command would set: no dev questions.
+    settings = ("evaluate.ranks=2", "questions.dev_questions=3")
+    shop.ask("r-1", questions="world://mini?seed=1", corpus="world://mini?seed=1", overrides=settings)
     assert shop.calls == ["questions", "corpus", "index", "evaluate"]
     assert shop.inputs["evaluate"]["checkpoint"] == finished["checkpoint"]
     assert shop.inputs["evaluate"]["questions"] != finished["questions"]
     assert (shop.configs["questions"].uri, shop.configs["questions"].train_sets) == ("world://mini?seed=1", ())
-    assert shop.configs["evaluate"].ranks == 2
+    assert (shop.configs["evaluate"].ranks, shop.configs["questions"].dev_questions) == (2, 3)
 
 
 @pytest.fixture

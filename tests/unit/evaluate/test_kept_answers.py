@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,13 +16,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from components.agent.config import LoopConfig
-from components.contracts.errors import ManifestError, SearchError
+from components.contracts.errors import ManifestError, SearchError, UserError
 from components.contracts.manifest import Manifest, ProducedBy
 from components.evaluate.chunks import Rank, cut
 from components.evaluate.config import Budgets, CotBudget, EvaluateConfig
 from components.evaluate.gathering import gather
-from components.evaluate.job import Job
-from components.evaluate.kept_answers import KeptAnswers
+from components.evaluate.job import LIBRARIES, Job
+from components.evaluate.kept_answers import Answer, KeptAnswers
+from components.evaluate.methods import METHODS
 from components.evaluate.predictions import write_predictions
 from components.evaluate.share import answer_share
 from components.storage import open_storage, publish
@@ -182,6 +184,57 @@ def test_a_question_whose_search_failed_is_asked_again(make_job, run_share, gath
     assert not any(row.search_error for row in gathered(job)[1]["search_r1"].rows)
 
 
+def test_of_two_lines_about_one_question_the_later_counts(make_job, run_share, gathered):
+    config = EvaluateConfig(methods=("search_r1",), questions_per_chunk=5, max_search_failure_frac=0.1)
+    job = make_job(config=config)
+    for failing in ({"where is nq 5?", "where is nq 6?"}, {"where is nq 6?"}):
+        run_share(job, failing=frozenset(failing))
+    failed = [row.question for row in gathered(job)[1]["search_r1"].rows if row.search_error]
+    assert failed == ["where is nq 6?"]
+
+
+def test_answers_that_cannot_be_published_stay_in_the_journal(make_job, run_share, tmp_path):
+    job = make_job(methods=("search_r1",))
+    # A folder stands where the file of the first chunk belongs.
+    in_the_way = Path(job.answers_uri("search_r1").removeprefix("file://")) / "chunk-000000.parquet"
+    (in_the_way / "x").mkdir(parents=True)
+    with pytest.raises(UserError, match="Is a directory"):
+        run_share(job)
+    shutil.rmtree(in_the_way)
+    first = {question.question for question in job.read_questions()[:4]}
+    assert not first & {question for _, question in run_share(job)}
+
+
+def test_the_seconds_of_all_chunks_add_up(make_job, row, tmp_path):
+    job = make_job(methods=("search_r1",))
+    questions, kept = job.read_questions(), KeptAnswers(job.answers_uri("search_r1"), tmp_path)
+    for chunk in cut("search_r1", len(questions), 5):
+        asked = questions[chunk.start : chunk.stop]
+        kept.complete(chunk, [Answer(row(question_id=question.id)) for question in asked], 1.5)
+    assert gather(job, questions)["search_r1"].wall_s == 5 * 1.5
+
+
+def test_every_method_answers_with_its_own_weights_and_loop(make_job, scripted, dict_searcher):
+    class Counting(dict_searcher):
+        def search(self, queries, top_k):
+            asked_for.add(top_k)
+            return super().search(queries, top_k)
+
+    def open_model(name, loop):
+        opened.append((name, loop))
+        return scripted(lambda context: f"<answer> {name} </answer>" if name == "checkpoint" else f" {name}")
+
+    opened, asked_for = [], set()
+    # Four letters of an answer, and passages by twos, for the base alone.
+    loops = {"checkpoint": LOOP, "base_model": LOOP.model_copy(update={"max_turn_tokens": 5, "top_k": 2})}
+    job = make_job(methods=("search_r1", "rag"), loops=loops)
+    questions = job.read_questions()
+    answer_share(job, ALONE, questions, open_model, lambda *_: None, lambda: Counting({}))
+    predictions = {method: {row.prediction for row in found.rows} for method, found in gather(job, questions).items()}
+    assert predictions == {"search_r1": {"checkpoint"}, "rag": {"base"}}
+    assert (opened, asked_for) == (list(loops.items()), {2})
+
+
 def test_a_line_torn_by_a_crash_is_asked_again(make_job, run_share):
     job = make_job()
     with pytest.raises(Stopped):
@@ -193,8 +246,11 @@ def test_a_line_torn_by_a_crash_is_asked_again(make_job, run_share):
     assert ("search_r1", torn) in run_share(job)
 
 
-def test_answers_on_their_way_are_found_in_an_object_store(make_job, run_share, gathered, s3_root, monkeypatch):
-    monkeypatch.setattr("components.evaluate.kept_answers.STORE_EVERY_S", 0.0)
+@pytest.mark.parametrize("store_every_s", [pytest.param(0.0, id="as-they-come"), pytest.param(1e9, id="at-the-stop")])
+def test_answers_on_their_way_are_found_in_an_object_store(
+    make_job, run_share, gathered, s3_root, monkeypatch, store_every_s
+):
+    monkeypatch.setattr("components.evaluate.kept_answers.STORE_EVERY_S", store_every_s)
     job = make_job(root=s3_root)
     with pytest.raises(Stopped):
         run_share(job, stop_after=16)
@@ -202,6 +258,15 @@ def test_answers_on_their_way_are_found_in_an_object_store(make_job, run_share, 
     assert "jsonl" in names
     assert len(run_share(job)) <= 48 - 6
     assert len(gathered(job)[1]["direct"].rows) == 24
+
+
+def test_beside_a_failed_search_answers_are_kept_in_an_object_store(make_job, run_share, gathered, s3_root):
+    failing = frozenset({"where is nq 3?"})
+    config = EvaluateConfig(methods=("search_r1",), questions_per_chunk=5, max_search_failure_frac=0.05)
+    job = make_job(config=config, root=s3_root)
+    run_share(job, failing=failing)
+    assert len(gathered(job)[1]["search_r1"].rows) == 24
+    assert {question for _, question in run_share(job)} == failing
 
 
 def test_answers_that_are_missing_are_never_made_up(make_job, run_share, gathered):
@@ -241,3 +306,19 @@ def test_other_episodes_to_show_need_other_answers_of_the_model_alone(make_job):
     job = make_job()
     other = replace(job, config=job.config.model_copy(update={"num_report_episodes": 3}))
     assert job.answers_uri("search_r1") != other.answers_uri("search_r1")
+
+
+def test_methods_of_one_model_keep_their_answers_apart(make_job):
+    methods = [method for method, entry in METHODS.items() if entry.model == "base_model"]
+    assert len({make_job().answers_uri(method) for method in methods}) == len(methods) > 4
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_another_version_of_a_library_answers_anew(make_job, tmp_path, monkeypatch, library):
+    job = make_job()
+    before = job.answers_uri("cot")
+    metadata = tmp_path / "site" / f"{library}-0.0.dist-info" / "METADATA"
+    metadata.parent.mkdir(parents=True)
+    metadata.write_text(f"Metadata-Version: 2.1\nName: {library}\nVersion: 0.0\n")
+    monkeypatch.syspath_prepend(metadata.parents[1])
+    assert job.answers_uri("cot") != before

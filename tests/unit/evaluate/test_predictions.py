@@ -29,6 +29,7 @@ def episode(answer: str | None, stop: StopReason = StopReason.ANSWERED, errors: 
         pytest.param("", StopReason.ANSWERED, 0.0, 0.0, id="empty-answer"),
         pytest.param(None, StopReason.NO_ANSWER, 0.0, 0.0, id="no-answer"),
         pytest.param(None, StopReason.CONTEXT_FULL, 0.0, 0.0, id="context-full"),
+        pytest.param("Ada", StopReason.SEARCH_FAILED, 0.0, 0.0, id="answer-of-an-episode-that-failed"),
     ],
 )
 def test_an_episode_is_scored_by_its_answer(answer, stop, em, f1):

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from components.contracts.statistics import PairedDifference
 from components.evaluate.scores import by_method, compare, score_average, score_sets, scores_json
 
 
@@ -23,6 +24,16 @@ def test_a_set_is_scored_by_plain_means(rows):
 def test_the_average_weighs_every_set_alike(rows):
     average = score_average(rows, seed=0, resamples=500)
     assert (average.em, average.n, average.finish_frac) == (0.625, 6, 0.5)
+
+
+def test_every_mean_and_the_interval_of_the_average_weigh_sets_alike(row):
+    large = {"f1": 1.0, "num_searches": 4, "valid_action_frac": 1.0, "num_model_tokens": 30}
+    small = {"f1": 0.0, "num_searches": 0, "valid_action_frac": 0.5, "num_model_tokens": 10, "finished": False}
+    rows = [row(index=i, em=1.0, **large) for i in range(9)] + [row(set_name="musique", **small)]
+    average = score_average(rows, seed=0, resamples=100)
+    assert (average.em, average.ci95) == (0.5, (0.5, 0.5))
+    means = (average.f1, average.searches, average.valid_action_frac, average.finish_frac, average.model_tokens)
+    assert means == (0.5, 2.0, 0.75, 0.5, 20.0)
 
 
 def test_the_interval_agrees_with_a_bootstrap_done_by_hand(row):
@@ -60,7 +71,11 @@ def test_the_file_is_keyed_by_method_then_set(rows, row):
     grouped = by_method(rows + other)
     assert list(grouped) == ["search_r1", "base"]
     sets = {method: score_sets(found, 0, 100) for method, found in grouped.items()}
-    content = scores_json(sets, {m: score_average(f, 0, 100) for m, f in grouped.items()}, {}, {"base": 1.0})
+    averages = {method: score_average(found, 0, 100) for method, found in grouped.items()}
+    difference = PairedDifference(mean=0.5, lo=0.25, hi=0.75, p_value=0.01, num_won=4, num_lost=1, num_questions=6)
+    content = scores_json(sets, averages, {"base": difference}, {"base": 1.0})
+    expected = {"em": 0.5, "ci95": [0.25, 0.75], "p_value": 0.01, "won": 4, "lost": 1, "n": 6}
+    assert (content["search_r1_minus"], content["wall_s"]) == ({"base": expected}, {"base": 1.0})
     cell = content["em"]["search_r1"]["nq"]
     assert cell["em"] == 0.75 and cell["n"] == 4 and len(cell["ci95"]) == 2
     assert {"em", "f1", "n", "ci95", "searches", "valid_action_frac", "finish_frac"} <= set(cell)
