@@ -8,7 +8,7 @@ from pathlib import Path
 
 from components.contracts.errors import SearchR1Error
 from components.contracts.step import TaskArtifact
-from components.notify.outcome import Outcome, gather
+from components.notify.outcome import Outcome, gather, said_by_kubeflow
 from components.notify.webhook import URL_VARIABLE, post, webhook_url
 from components.storage.failures import RUN_ID_VARIABLE
 from components.tracking.parent import PARENT_VARIABLE, close_parent
@@ -40,7 +40,8 @@ def _outcome(state: str, error_message: str, storage_root: str) -> Outcome:
     except SearchR1Error as error:
         print(f"warning: {error}", flush=True)
         ended = "succeeded" if state == "SUCCEEDED" else "failed"
-        return Outcome(1, run_id, ended, f"Run {run_id} {ended}; its records cannot be read", reason=error_message)
+        text = f"Run {run_id} {ended}; its records cannot be read"
+        return Outcome(1, run_id, ended, text, reason=said_by_kubeflow(error_message))
 
 
 def _deliver(outcome: Outcome) -> bool:

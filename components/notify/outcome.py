@@ -62,7 +62,7 @@ def gather(run_id: str, state: str, error_message: str, storage_root: str, mlflo
         return Outcome(1, run_id, "succeeded", text, links=links)
     records = failures_of(storage_root, run_id)
     if not records:
-        reason = without_credentials(error_message)[:_LONGEST_MESSAGE] or _NO_RECORD
+        reason = said_by_kubeflow(error_message) or _NO_RECORD
         return Outcome(1, run_id, "failed", f"Run {run_id} failed: {reason}", reason=reason, links=links)
     first = records[0]
     reason = without_credentials(f"{first.get('type', 'Error')}: {first.get('message', '')}")[:_LONGEST_MESSAGE]
@@ -79,6 +79,11 @@ def gather(run_id: str, state: str, error_message: str, storage_root: str, mlflo
         tuple(str(record.get("task", record.get("step", ""))) for record in records),
         links,
     )
+
+
+def said_by_kubeflow(error_message: str) -> str:
+    """Return the message as it may be told: without passwords, and not longer than a chat takes."""
+    return without_credentials(error_message)[:_LONGEST_MESSAGE]
 
 
 def _links(run_id: str, storage_root: str, mlflow_url: str) -> dict[str, str]:

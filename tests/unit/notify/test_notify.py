@@ -27,16 +27,16 @@ def told(monkeypatch, tmp_path):
     """Notify about run r1 and return what was posted, and the texts of card and metrics."""
     monkeypatch.setenv("SEARCHR1_RUN_ID", "r1")
     monkeypatch.setenv("KFP_RUN_ID", "u-1")
-    monkeypatch.setenv("SEARCHR1_KFP_UI_URL", "https://kubeflow.example/pipeline/")
+    monkeypatch.setenv("SEARCHR1_KFP_UI_URL", "https://me:pass@kubeflow.example/pipeline/")
     monkeypatch.setenv("SEARCHR1_WEBHOOK_URL", "https://hook.example/S3CRET")
     posted = []
     monkeypatch.setattr(main, "post", lambda url, body: posted.append(json.loads(body)))
 
-    def run(state, error_message=""):
+    def run(state, error_message="", root=f"file://{tmp_path}"):
         outputs = {
             name: SimpleNamespace(path=str(tmp_path / "out" / name), metadata={}) for name in ("card", "metrics")
         }
-        notify_task(state, error_message, f"file://{tmp_path}", outputs)
+        notify_task(state, error_message, root, outputs)
         texts = {name: (tmp_path / "out" / name).read_text() for name in outputs}
         return posted[0] if posted else {}, texts
 
@@ -66,6 +66,14 @@ def test_a_failure_names_task_reason_lines_and_links(told, tmp_path):
     assert json.loads(texts["metrics"]) == {"failed_tasks": 2, "delivered": 1}
 
 
+def test_no_password_of_an_error_is_told(told, tmp_path):
+    failure = FAILURE | {"message": "s3://user:pass@host/x is gone"}
+    TaskFailures(f"file://{tmp_path}", "r1", "index", 2).keep(failure)
+    message, texts = told("FAILED")
+    assert message["reason"] == "CorpusError: s3://host/x is gone" and message["reason"] in message["text"]
+    assert "pass" not in texts["card"]
+
+
 def test_a_step_whose_pod_never_started_left_no_record(told):
     message, _ = told("FAILED")
     assert "could not start" in message["reason"]
@@ -79,8 +87,16 @@ def test_a_killed_step_is_named(told, tmp_path):
     assert "out of memory" in message["reason"]
 
 
-def test_what_kubeflow_says_stands_in_for_a_record(told):
-    assert told("FAILED", "quota exceeded")[0]["reason"] == "quota exceeded"
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        pytest.param("quota exceeded", "quota exceeded", id="as it is"),
+        pytest.param("no image at https://me:pass@host/x", "no image at https://host/x", id="without a password"),
+    ],
+)
+def test_what_kubeflow_says_stands_in_for_a_record(told, said, reason):
+    message, _ = told("FAILED", said)
+    assert (message["reason"], message["text"]) == (reason, f"Run r1 failed: {reason}")
 
 
 def test_a_success_tells_the_decision_and_where_the_report_is(told, tmp_path):
@@ -129,18 +145,20 @@ def test_trouble_with_telling_fails_nothing_and_prints_no_address(told, monkeypa
     assert "S3CRET" not in said
 
 
-def test_a_storage_that_cannot_be_read_still_tells_the_end(told, monkeypatch, tmp_path):
-    (tmp_path / "r1").write_text("a file where a folder should be")
-    (tmp_path / "out").mkdir()
-    message, _ = told("FAILED")
-    assert (message["run_id"], message["state"]) == ("r1", "failed")
+@pytest.mark.parametrize(("state", "ended"), [("FAILED", "failed"), ("SUCCEEDED", "succeeded")])
+def test_a_storage_that_cannot_be_read_still_tells_the_end(told, state, ended):
+    message, _ = told(state, "no image at https://me:pass@host/x", root="nowhere://x")
+    assert (message["run_id"], message["state"]) == ("r1", ended)
+    assert message["text"] == f"Run r1 {ended}; its records cannot be read"
+    assert message["reason"] == "no image at https://host/x"
 
 
-def test_the_mlflow_run_that_the_steps_made_is_ended_and_linked(told, monkeypatch, tmp_path):
+@pytest.mark.parametrize(("state", "status"), [("FAILED", "FAILED"), ("SUCCEEDED", "FINISHED")])
+def test_the_mlflow_run_that_the_steps_made_is_ended_and_linked(told, monkeypatch, tmp_path, state, status):
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     parent.open_parent()
-    message, _ = told("FAILED")
+    message, _ = told(state)
     assert "/runs/" in message["links"]["mlflow"]
     client = parent.open_client(uri)
-    assert client.get_run(message["links"]["mlflow"].rpartition("/")[2]).info.status == "FAILED"
+    assert client.get_run(message["links"]["mlflow"].rpartition("/")[2]).info.status == status

@@ -59,7 +59,7 @@ def test_the_message_arrives_as_json(hook):
     assert json.loads(body)["text"] == "$(rm -rf /) <script> \N{SNOWMAN}"
 
 
-@pytest.mark.parametrize("status", [500, 503, 429])
+@pytest.mark.parametrize("status", [500, 503, 408, 425, 429])
 def test_what_may_pass_is_tried_again(hook, status):
     Hook.statuses[:] = [status, status, 200]
     assert waits(hook) == [2.0, 4.0]
