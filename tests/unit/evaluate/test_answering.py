@@ -3,9 +3,11 @@ from typing import get_args
 import pytest
 
 from components.agent.config import LoopConfig
+from components.contracts.episode import Episode
 from components.contracts.errors import ConfigError, SearchError
 from components.evaluate.answering import FailureLimit
 from components.evaluate.answering import answer as answer_questions
+from components.evaluate.baselines.one_turn import answer_once
 from components.evaluate.config import Budgets, Method
 from components.evaluate.predictions import score_episode
 from components.search.concurrent import ConcurrentSearch
@@ -93,6 +95,17 @@ def test_every_turn_of_every_method_is_greedy(answer, method):
 def test_a_single_turn_is_read_as_an_answer(answer, written, prediction):
     rows, _, _ = answer("direct", lambda context: written)
     assert {row.prediction for row in rows} == {prediction}
+
+
+def test_a_single_turn_is_no_longer_than_a_turn_of_the_loop(answer):
+    rows, _, _ = answer("direct", lambda context: "x" * 500)
+    assert {row.prediction for row in rows} == {"x" * LOOP.max_turn_tokens}
+
+
+def test_the_time_of_a_single_turn_comes_on_top_of_what_its_episode_took(scripted):
+    episode = Episode("nq:0", list(map(ord, "who?")), 4, wall_s=1000.0)
+    answer_once([episode], scripted(lambda context: "Ada"), LOOP, lambda _: None)
+    assert episode.wall_s >= 1000.0
 
 
 def test_a_passage_with_tags_is_neutralised_for_rag(answer, dict_searcher, ask):
