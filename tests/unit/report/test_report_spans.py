@@ -53,6 +53,8 @@ def test_advantages_go_to_the_positions_they_belong_to():
     assert [span.advantages for span in spans] == [(), (0.5, -0.5), (), (2.0,)]
     without_mask = episode_spans(episode(), decode_bytes, {i: float(i) for i in range(1, 6)})
     assert without_mask[2].advantages == (3.0, 4.0) and without_mask[2].tokens == (".", ".")
+    half = episode_spans(episode(), decode_bytes, {1: 0.5, 5: 2.0})
+    assert [span.advantages for span in half] == [(), (), (), (2.0,)]
 
 
 @pytest.mark.parametrize(

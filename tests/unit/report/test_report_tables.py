@@ -71,9 +71,15 @@ def test_a_difference_says_whether_it_is_ahead_behind_or_open():
         return PairedDifference((lo + hi) / 2, lo, hi, 0.0005 if lo > 0 else 0.25, 30, 10, 100)
 
     html = difference_table(
-        [("x", difference(0.1, 0.3)), ("y", difference(-0.1, 0.1)), ("z", difference(-0.3, -0.1))], "ours"
+        [
+            ("x", difference(0.1, 0.3)),
+            ("more often than not", difference(-0.1, 0.3)),
+            ("less often than not", difference(-0.3, 0.1)),
+            ("z", difference(-0.3, -0.1)),
+        ],
+        "ours",
     )
-    assert re.findall(r'class="interval (\w+)"', html) == ["ahead", "open", "behind"]
+    assert re.findall(r'class="interval (\w+)"', html) == ["ahead", "open", "open", "behind"]
     assert "&lt; .001" in html and "30 / 60 / 10" in html
 
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from components.contracts.errors import ConfigError, ManifestError
+from components.contracts.errors import ConfigError, ManifestError, MissingError
 from components.contracts.manifest import Manifest, ProducedBy
 from components.contracts.step import StepContext
 from components.storage import publish
@@ -13,7 +13,9 @@ from components.summary.main import run, step
 from components.summary.schema import Summary
 
 SCORE = {"em": 0.5, "f1": 0.6, "n": 10, "ci95": [0.2, 0.8], "searches": 1.2, "valid_action_frac": 1, "finish_frac": 0.9}
-SCORES = {"em": {method: {"nq": SCORE, "popqa": SCORE} for method in ("search_r1", "base", "direct")}}
+EM = {"search_r1": 0.5, "base": 0.25, "direct": 0.125}
+"""On nq; nobody answers a question of popqa."""
+SCORES = {"em": {method: {"nq": SCORE | {"em": em}, "popqa": SCORE | {"em": 0.0}} for method, em in EM.items()}}
 TRAINED = {
     "algorithm": "ppo",
     "steps": 20,
@@ -52,7 +54,9 @@ def world(tmp_path, monkeypatch):
     monkeypatch.setenv("SEARCHR1_RUN_ID", "small-1")
     monkeypatch.setenv("SEARCHR1_GIT_COMMIT", "abc123")
     root = f"file://{tmp_path}/runs"
-    metadata = dict.fromkeys(TRAININGS, TRAINED) | {"registration": REGISTERED}
+    # Every training took another number of steps.
+    metadata = {name: TRAINED | {"steps": 20 + number} for number, name in enumerate(TRAININGS)}
+    metadata["registration"] = REGISTERED
     manifests = {
         name: Manifest(
             kind=kind,
@@ -92,11 +96,12 @@ def test_summary_and_report_land_below_the_run_id(world):
     assert summary.seeds == {"train": 1}
     assert summary.em["search_r1"]["nq"].ci95 == (0.2, 0.8)
     assert summary.train.em_curve == [(0, 0.1), (20, 0.7)]
-    assert summary.train_baselines.keys() == {"sft", "rejection_sampling"}
+    assert (summary.train.steps, summary.train_rl_no_search.steps) == (20, 21)
+    assert {name: made.steps for name, made in summary.train_baselines.items()} == {"sft": 22, "rejection_sampling": 23}
     assert summary.registry.model_dump(mode="json") == REGISTERED
     assert summary.versions["git_commit"] == "abc123"
     assert summary.report == f"file://{results}/report.html"
-    assert result.metrics == {"em_search_r1": 0.5, "em_base": 0.5, "em_direct": 0.5}
+    assert result.metrics == {"em_search_r1": 0.25, "em_base": 0.125, "em_direct": 0.0625}
     assert {entry.path for entry in result.manifest.files} == {"summary.json", "report.html"}
 
 
@@ -144,6 +149,19 @@ def test_summary_survives_a_round_trip(world):
     text = (results / "summary.json").read_text()
     assert Summary.from_json(text).to_json() == text
     assert json.loads(text)["schema_version"] == 1
+
+
+def test_whoever_sees_a_summary_finds_its_report(world, tmp_path):
+    context, manifests, results = world
+    (tmp_path / "bare").mkdir()
+    (tmp_path / "bare" / "scores.json").write_text(json.dumps(SCORES))
+    made = produced_by("evaluate", 3.0)
+    manifests["evaluation"] = publish(
+        tmp_path / "bare", storage_root=context.storage_root, kind="evaluation", produced_by=made
+    )
+    with pytest.raises(MissingError, match=r"report\.html"):
+        run(SummaryConfig(), context, **manifests)
+    assert not (results / "summary.json").exists()
 
 
 def test_without_a_run_id_nothing_is_written(world, monkeypatch):
