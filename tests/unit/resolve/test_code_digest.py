@@ -41,6 +41,12 @@ def test_digest_follows_reachable_code(tree, changed, differs):
     assert (code_digests(["train"], tree) != before) is differs
 
 
+def test_a_file_under_another_name_is_other_code(tree):
+    before = code_digests(["train"], tree)
+    (tree / "search" / "protocol.py").rename(tree / "search" / "renamed.py")
+    assert code_digests(["train"], tree) != before
+
+
 def test_same_code_elsewhere_has_the_same_digest(tree, tmp_path_factory):
     other = tmp_path_factory.mktemp("other") / "components"
     tree.rename(other)

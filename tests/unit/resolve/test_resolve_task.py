@@ -1,5 +1,6 @@
 """The first task of a run: it looks at the sources, decides whether there is anything to do, and says so."""
 
+import hashlib
 import json
 from types import SimpleNamespace
 from uuid import uuid4
@@ -8,6 +9,7 @@ import pytest
 
 from components.contracts.errors import TrackingError
 from components.resolve import main, novelty
+from components.resolve.code_digest import code_digests
 from components.resolve.main import resolve_task
 from components.resolve.tasks import TASKS
 from components.storage.source_version import VersionUnknown
@@ -61,13 +63,15 @@ def test_a_corpus_changed_in_place_changes_the_settings_that_caches_key_on(task,
     assert json.loads(after["register"])["config"]["corpus_version"] == version_in(after)
 
 
-def test_questions_changed_in_place_do_as_well(task, tmp_path):
-    folder = tmp_path / "questions"
-    folder.mkdir()
-    (folder / "nq.jsonl").write_text("{}")
-    _, before, _ = task(questions_uri=str(folder))
-    (folder / "nq.jsonl").write_text("[]")
-    _, after, _ = task(questions_uri=str(folder))
+@pytest.mark.parametrize("changed", ["test", "train"])
+def test_questions_changed_in_place_do_as_well(task, tmp_path, changed):
+    for name in ("test", "train"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "nq.jsonl").write_text("{}")
+    given = {"questions_uri": f"{tmp_path}/test", "overrides": f"questions.train_uri={tmp_path}/train"}
+    _, before, _ = task(**given)
+    (tmp_path / changed / "nq.jsonl").write_text("[]")
+    _, after, _ = task(**given)
     assert {name for name in TASKS if before[name] != after[name]} == {"questions"}
 
 
@@ -92,6 +96,8 @@ def test_a_branch_of_a_model_becomes_the_commit_it_names_now(task, monkeypatch):
 def test_a_made_up_world_is_its_recipe(task):
     versions = [version_in(task(corpus_uri=f"world://small?seed={seed}")[1]) for seed in (1, 1, 2)]
     assert versions[0] == versions[1] != versions[2]
+    code = code_digests(["fictional_world"])["fictional_world"]
+    assert versions[2] == hashlib.sha256(f"world://small?seed=2\n{code}".encode()).hexdigest()[:16]
 
 
 def test_a_branch_of_the_hub_becomes_the_commit_it_names_now(task, monkeypatch):
@@ -138,6 +144,11 @@ def test_what_the_registry_knows_decides(task, monkeypatch, capsys, known, decis
     assert re.search(words, capsys.readouterr().out)
     assert re.search(words, texts["card"])
     assert json.loads(texts["metrics"])["is_new_corpus"] == (decision == "train")
+
+
+def test_two_unknown_versions_are_not_one_corpus(monkeypatch):
+    monkeypatch.setattr(novelty, "corpus_versions", lambda name: {"champion": ("3", "")})
+    assert novelty.novelty(True, "m", "").decision == "train"
 
 
 def test_the_registry_is_read_as_the_register_step_writes_it(registry_uri, monkeypatch):

@@ -31,7 +31,7 @@ def written(folder: Path, *attempts: list[tuple[int, dict[str, float]]]) -> list
             id="lines of one step are merged",
         ),
         pytest.param(
-            [[(1, {"a": 1.0}), (2, {"a": 2.0}), (3, {"a": 3.0})], [(2, {"a": 20.0})]],
+            [[(1, {"a": 1.0}), (2, {"a": 2.0, "of the first": 9.0}), (3, {"a": 3.0})], [(2, {"a": 20.0})]],
             [{"step": 1, "attempt": 1, "a": 1.0}, {"step": 2, "attempt": 2, "a": 20.0}],
             id="a later attempt takes over from its first step",
         ),

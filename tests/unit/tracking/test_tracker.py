@@ -79,6 +79,12 @@ def test_the_folder_resumes_its_run_without_repeating_steps(server, tmp_path: Pa
     assert run.info.status == "FINISHED"
 
 
+def test_a_resumed_run_is_running_again(server, tmp_path: Path) -> None:
+    open_tracker("train", tmp_path).close("FAILED")
+    again = open_tracker("train", tmp_path)
+    assert server.get_run(again.run_id).info.status == "RUNNING"
+
+
 def test_a_deleted_run_is_not_resumed(server, tmp_path: Path) -> None:
     first = open_tracker("train", tmp_path)
     server.delete_run(first.run_id)
