@@ -35,9 +35,11 @@ class Shelf:
     client: object
     made: int = 0
     index: Manifest = field(init=False)
+    questions: Manifest = field(init=False)
 
     def __post_init__(self) -> None:
         self.index = self.publish("index", {"lucene/segments": "s"}, metadata={"index_kind": "bm25"})
+        self.questions = self.publish("questions", {"test/nq.jsonl": "q"})
 
     def publish(self, kind: str, contents: dict[str, str], **more: object) -> Manifest:
         return self.publish_bytes(kind, {Path(path): text.encode() for path, text in contents.items()}, **more)
@@ -81,7 +83,7 @@ class Shelf:
             for name, s in em.items()
         }
         (folder / "scores.json").write_text(json.dumps({"em": {"search_r1": scores, "base": scores}}))
-        inputs = {"checkpoint": checkpoint, "index": self.index}
+        inputs = {"checkpoint": checkpoint, "index": self.index, "questions": self.questions}
         return publish(folder, storage_root=self.root, kind="evaluation", produced_by=PRODUCED_BY, inputs=inputs)
 
     def register(self, checkpoint: Manifest, evaluation: Manifest, **config: object) -> StepResult:

@@ -11,6 +11,7 @@ from components.agent.config import LoopConfig
 from components.agent.engines.protocol import TurnOutput, TurnRequest
 from components.contracts.errors import ManifestError, MissingError, SearchError, UserError
 from components.contracts.passage import Passage, ScoredPassage
+from components.register.model_files import Serving
 from components.register.pyfunc_model import SearchModel, _load_pyfunc
 from components.search.concurrent import ConcurrentSearch
 from components.storage import open_storage
@@ -125,6 +126,11 @@ def test_answers_are_greedy_and_no_request_leaves_anything_to_the_next(model: Se
 def test_other_inputs_are_refused(model: SearchModel, given: object, says: str) -> None:
     with pytest.raises(UserError, match=says):
         model.predict(given)
+
+
+def test_a_served_model_has_the_loop_and_the_index_it_was_registered_with(shelf) -> None:
+    serving = Serving(shelf.checkpoint("weights"), shelf.index, LOOP)
+    assert Serving.from_json(serving.to_json()) == serving and serving.loop != LoopConfig()
 
 
 def test_a_folder_without_a_registered_model(tmp_path: Path) -> None:

@@ -78,6 +78,7 @@ def test_the_version_carries_its_origin(shelf) -> None:
         "evaluation.uri": evaluation.uri,
         "index.digest": shelf.index.digest,
         "index.kind": "bm25",
+        "questions.digest": shelf.questions.digest,
         "git.commit": "c0ffee",
         "config.sha256": "ab",
         "run.id": "run-1",
