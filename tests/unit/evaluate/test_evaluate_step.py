@@ -23,6 +23,7 @@ from components.fictional_world.tiny_model import build_model, build_tokenizer
 from components.index.build import build_lucene_index
 from components.index.config import IndexConfig
 from components.register.answers import read_answers
+from components.report.episodes import EpisodeView
 from components.storage import fetch, publish
 from components.summary.schema import scores_of
 from pipeline.cli import main
@@ -31,6 +32,11 @@ LOOP = LoopConfig(max_turn_tokens=8, max_observation_tokens=24, max_context_toke
 CONFIG = EvaluateConfig(num_slots=8, bootstrap_resamples=200, num_report_episodes=3, device="cpu", threads=1)
 ROOT = Path(__file__).parents[3]
 TOWNS = ["arlen", "borvik", "calden", "dorvale"]
+TRAINED_ON = EpisodeView(
+    question_id="nq:9", set_name="nq", question="where is ?", golden_answers=("arlen",), prediction="arlen",
+    has_answer=True, em=1.0, num_searches=0, stop_reason="answered", spans=(), training_step=3, reward=1.0,
+)  # fmt: skip
+"""An episode of training: the page shows it, the evaluation does not take it for one of its own."""
 MADE = ProducedBy(step="test", version="v", git_commit="c", config_sha256="f")
 
 
@@ -69,6 +75,8 @@ def inputs(tmp_path_factory) -> dict[str, Manifest]:
         (folder / name / "metrics.jsonl").write_text(
             "".join(json.dumps({"step": s, "attempt": 1, "time_s": 0.0, "reward/mean": s / 9}) + "\n" for s in range(9))
         )
+        (folder / name / "rollouts").mkdir()
+        (folder / name / "rollouts" / "step_000003.json").write_text(f"[{TRAINED_ON.model_dump_json()}]")
         loop = LOOP.model_copy(update={"search_enabled": name not in ("rl_no_search_checkpoint", "sft_checkpoint")})
         manifests[name] = stored(
             "base_model" if name == "base_model" else "checkpoint",
@@ -127,6 +135,7 @@ def test_the_next_steps_can_read_it(first):
 
 
 def test_the_report_shows_curves_and_lineage(first, inputs):
+    assert "training, step 3" in first.html
     assert "reward" in first.html.lower() and 'class="chosen"' in first.html
     assert first.html.count('class="mark"') == 1
     lineage = first.html[first.html.index('<ol class="lineage">') :]

@@ -77,9 +77,10 @@ def test_the_result_is_said_in_words(evaluation, shares, expected):
 
 
 def test_failed_searches_are_said(evaluation):
-    made = evaluation({"search_r1": 0.5})
-    failed = made.averages["search_r1"].model_copy(update={"search_failures": 3})
-    assert "3 episodes lost a search" in " ".join(headline(replace(made, averages={"search_r1": failed})))
+    made = evaluation({"search_r1": 0.5, "rag": 0.2})
+    lost = {"search_r1": 1, "rag": 2}
+    averages = {m: score.model_copy(update={"search_failures": lost[m]}) for m, score in made.averages.items()}
+    assert "3 episodes lost a search" in " ".join(headline(replace(made, averages=averages)))
 
 
 def test_the_page_has_every_part(evaluation):

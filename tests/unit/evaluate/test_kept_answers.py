@@ -25,7 +25,7 @@ from components.evaluate.job import LIBRARIES, Job
 from components.evaluate.kept_answers import Answer, KeptAnswers
 from components.evaluate.methods import METHODS
 from components.evaluate.predictions import write_predictions
-from components.evaluate.share import answer_share
+from components.evaluate.share import CANDIDATES_PER_EPISODE, answer_share
 from components.storage import open_storage, publish
 
 MADE = ProducedBy(step="test", version="v", git_commit="c", config_sha256="f")
@@ -182,6 +182,25 @@ def test_a_question_whose_search_failed_is_asked_again(make_job, run_share, gath
         gathered(replace(job, config=config.model_copy(update={"max_search_failure_frac": 0.0})))
     assert {question for _, question in run_share(job)} == failing
     assert not any(row.search_error for row in gathered(job)[1]["search_r1"].rows)
+
+
+def test_a_rank_stops_at_one_failed_search_too_many_and_keeps_what_it_has(make_job, run_share):
+    job = make_job(methods=("search_r1",))
+    with pytest.raises(SearchError, match=r"search_r1: 1 of 24 questions lost a search"):
+        run_share(job, failing=frozenset({"where is nq 6?"}))
+    assert not {"where is nq 0?", "where is nq 3?"} & {question for _, question in run_share(job)}
+
+
+def test_only_episodes_that_may_be_shown_are_kept_whole(make_job, run_share, tmp_path):
+    job = make_job(methods=("search_r1",))
+    run_share(job)
+    questions, kept = job.read_questions(), KeptAnswers(job.answers_uri("search_r1"), tmp_path)
+    tables = [
+        kept.read(chunk, [question.id for question in questions[chunk.start : chunk.stop]])[0]
+        for chunk in cut("search_r1", len(questions), 5)
+    ]
+    views = [view for table in tables for view in table["view"].to_pylist() if view]
+    assert len(views) == job.config.num_report_episodes * CANDIDATES_PER_EPISODE < len(questions)
 
 
 def test_of_two_lines_about_one_question_the_later_counts(make_job, run_share, gathered):
