@@ -36,6 +36,14 @@ def test_bad_values_name_the_key(values: dict, says: str) -> None:
     assert "What to do" in str(raised.value)
 
 
+def test_a_default_is_held_to_its_own_bounds() -> None:
+    class Broken(StepConfig):
+        steps: int = Field(default=0, ge=1)
+
+    with pytest.raises(ConfigError, match="steps = 0"):
+        Broken.parse({})
+
+
 def test_allowed_lists_the_known_keys() -> None:
     with pytest.raises(ConfigError) as raised:
         Training.parse({"x": 1})

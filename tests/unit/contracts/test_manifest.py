@@ -35,6 +35,7 @@ def test_round_trip_through_a_file(tmp_path: Path) -> None:
         pytest.param(manifest().to_json().replace('"schema_version": 1', '"schema_version": 2'), id="other schema"),
         pytest.param(manifest().to_json().replace('"corpus"', '"virus"'), id="unknown kind"),
         pytest.param(manifest().to_json().replace('"uri"', '"url"'), id="unknown key"),
+        pytest.param(manifest().to_json().replace('"uri"', '"more": 1, "uri"'), id="one key too many"),
     ],
 )
 def test_other_shapes_are_refused(text: str) -> None:
@@ -54,6 +55,7 @@ def test_missing_file(tmp_path: Path) -> None:
         pytest.param((ENTRIES[0],), False, id="missing file"),
         pytest.param((ENTRIES[0], FileEntry(path="b/d.txt", size=2, sha256="bb")), False, id="other name"),
         pytest.param((ENTRIES[0], FileEntry(path="b/c.txt", size=2, sha256="bc")), False, id="other bytes"),
+        pytest.param((ENTRIES[0], FileEntry(path="b/c.txt", size=3, sha256="bb")), False, id="other size"),
     ],
 )
 def test_content_digest(entries: tuple[FileEntry, ...], equal: bool) -> None:
