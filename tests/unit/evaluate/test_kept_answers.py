@@ -288,6 +288,15 @@ def test_beside_a_failed_search_answers_are_kept_in_an_object_store(make_job, ru
     assert {question for _, question in run_share(job)} == failing
 
 
+def test_as_many_answers_of_other_questions_are_refused(make_job, row, tmp_path):
+    kept, (chunk,) = KeptAnswers(make_job().answers_uri("rag"), tmp_path), cut("rag", 2, 5)
+    kept.complete(chunk, [Answer(row(question_id=name)) for name in ("a", "b")], 1.0)
+    assert kept.read(chunk, ["a", "b"])[0].num_rows == 2
+    for others in (["a", "c"], ["b", "a"]):
+        with pytest.raises(ManifestError, match="does not hold the answers of rag"):
+            kept.read(chunk, others)
+
+
 def test_answers_that_are_missing_are_never_made_up(make_job, run_share, gathered):
     job = make_job()
     run_share(job, Rank(0, 2))
