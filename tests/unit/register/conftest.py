@@ -82,7 +82,8 @@ class Shelf:
             name: {"em": sum(s) / len(s), "f1": 0.5, "n": len(s), "ci95": [0.1, 0.9], "searches": 1.0}
             for name, s in em.items()
         }
-        (folder / "scores.json").write_text(json.dumps({"em": {"search_r1": scores, "base": scores}}))
+        of_base = {name: score | {"em": 0.0} for name, score in scores.items()}
+        (folder / "scores.json").write_text(json.dumps({"em": {"base": of_base, "search_r1": scores}}))
         inputs = {"checkpoint": checkpoint, "index": self.index, "questions": self.questions}
         return publish(folder, storage_root=self.root, kind="evaluation", produced_by=PRODUCED_BY, inputs=inputs)
 

@@ -75,7 +75,8 @@ def world(tmp_path, monkeypatch):
 
 
 def produced_by(name, seconds):
-    return ProducedBy(step=name, version="1", git_commit="abc123", config_sha256="0", seconds=seconds)
+    # Made by an earlier run: its commit is another one than that of the summary.
+    return ProducedBy(step=name, version="1", git_commit="earlier", config_sha256="0", seconds=seconds)
 
 
 def evaluation(tmp_path, root, scores):
@@ -141,6 +142,7 @@ def test_lineage_links_digests(world):
     run(SummaryConfig(), context, **manifests)
     lineage = Summary.from_json((results / "summary.json").read_bytes()).lineage
     assert lineage["index"].inputs["corpus"] == lineage["corpus"].digest
+    assert {link.git_commit for link in lineage.values()} == {"earlier"}
 
 
 def test_summary_survives_a_round_trip(world):
