@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 
@@ -88,9 +89,9 @@ def _handler(hub: HubStandIn) -> type[BaseHTTPRequestHandler]:
             self.do_GET()
 
         def do_GET(self):
-            path = self.path.partition("?")[0]
+            path = unquote(self.path.partition("?")[0])
             hub.requests.append(path)
-            name = path.removeprefix(f"/datasets/owner/name/resolve/{COMMIT}/")
+            name = path.removeprefix("/datasets").removeprefix(f"/owner/name/resolve/{COMMIT}/")
             match path.removeprefix("/api/datasets/owner/name/").removeprefix("/api/models/owner/name/"):
                 case "revision/main" | "revision/v1":
                     self._send_json({"id": "owner/name", "sha": COMMIT})

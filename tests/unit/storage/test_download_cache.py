@@ -90,6 +90,16 @@ class BrokenStorage:
         return f"s3://x/y/{key}"
 
 
+def test_who_has_no_lock_clears_nothing_away(tmp_path):
+    """What lies there may be what another process is loading just now."""
+    folder = tmp_path / "index" / "0123"
+    folder.with_name("0123.lock").mkdir(parents=True)
+    folder.mkdir()
+    (folder / "a.3f9aB2c1").write_bytes(b"o")
+    download(MANIFEST, BrokenStorage(), ENTRIES, folder, "redo")
+    assert (folder / "a.3f9aB2c1").read_bytes() == b"o"
+
+
 def test_wrong_bytes_of_a_download_are_named(tmp_path):
     problems = download(MANIFEST, BrokenStorage(), ENTRIES, tmp_path / "index" / "0123", "redo")
     assert problems == [
@@ -156,6 +166,16 @@ def test_a_known_file_is_read_again_only_when_it_changed(large, changes, says):
     assert (says in Verification(path.parent, record).problem_with(entry)) and record.is_file()
     if not says:
         assert Verification(path.parent, record).problem_with(entry) == ""
+
+
+def test_a_known_file_is_read_again_for_a_manifest_that_wants_other_bytes(large):
+    path, entry = large
+    record = path.parent.with_name("folder.verified.json")
+    first = Verification(path.parent, record)
+    assert first.problem_with(entry) == ""
+    first.save()
+    wanted = entry.model_copy(update={"sha256": "0" * 64})
+    assert "has changed" in Verification(path.parent, record).problem_with(wanted)
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"large": 3}', "\x00"])

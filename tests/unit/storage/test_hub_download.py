@@ -35,11 +35,18 @@ def lines(done) -> list[str]:
 
 def test_branches_become_commits_and_only_wanted_files_come(data_set):
     uris = [URI, f"{URI}@v1/part", f"{URI}@{COMMIT}/part/a.jsonl"]
+    data_set.files |= {"parts/c.jsonl": b"", "part/odd[1].jsonl": b"{ }\n"}
     whole, folder, file = lines(data_set.python(CLIENT, *uris))
-    assert whole == f"{COMMIT} large.jsonl=5000 a.jsonl=3"
-    assert folder == f"{COMMIT}/part a.jsonl=3"
+    assert whole == f"{COMMIT} large.jsonl=5000 a.jsonl=3 odd[1].jsonl=4 c.jsonl=0"
+    assert folder == f"{COMMIT}/part a.jsonl=3 odd[1].jsonl=4"
     assert file == f"{COMMIT}/part/a.jsonl a.jsonl=3"
     assert not [path for path in data_set.requests if path.endswith(("README.md", "b.txt"))]
+
+
+def test_a_folder_is_not_mistaken_for_those_whose_names_begin_alike(data_set):
+    data_set.files |= {"parts/c.jsonl": b"{}\n"}
+    lines(data_set.python(CLIENT, f"{URI}/part"))
+    assert not [path for path in data_set.requests if path.endswith("c.jsonl")]
 
 
 def test_a_second_time_needs_no_network(data_set):

@@ -18,6 +18,10 @@ class Site(BaseHTTPRequestHandler):
 
     requests: list[tuple[str, str]] = []
     cut_at: list[int] = []
+    statuses: list[int] = []
+    """Of the next answers, before any data."""
+    silent = threading.Event()
+    """Set when a request to `/silent` may be answered."""
     tag = '"one"'
 
     def log_message(self, *_):
@@ -34,6 +38,10 @@ class Site(BaseHTTPRequestHandler):
                 self._send(403, b"")
             case "/busy":
                 self._send(503, b"")
+            case "/silent":
+                Site.silent.wait(60)
+            case "/data.bin" if Site.statuses:
+                self._send(Site.statuses.pop(0), b"")
             case "/data.bin":
                 self._send_data(given_range)
             case _:
@@ -73,6 +81,8 @@ def quick(monkeypatch):
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     Site.requests.clear()
     Site.cut_at.clear()
+    Site.statuses.clear()
+    Site.silent.clear()
 
 
 def anything(_: str) -> bool:
@@ -96,6 +106,52 @@ def test_an_interrupted_download_goes_on_where_it_stopped(site, tmp_path):
     assert fetch_source(f"{site}/data.bin", tmp_path, anything).read_bytes() == DATA
     assert [given for _, given in Site.requests] == ["", "bytes=100000-", "bytes=300000-"]
     assert [path.name for path in tmp_path.iterdir()] == ["data.bin"]
+
+
+def test_many_interruptions_are_borne_while_there_is_progress(site, tmp_path):
+    Site.cut_at[:] = [1_000] * (2 * http_download.ATTEMPTS_WITHOUT_PROGRESS)
+    assert fetch_source(f"{site}/data.bin", tmp_path, anything).read_bytes() == DATA
+
+
+@pytest.mark.parametrize("status", [408, 425, 429, 500, 502, 503, 504])
+def test_a_server_that_may_answer_in_a_moment_is_asked_again(site, tmp_path, status):
+    Site.statuses[:] = [status] * (http_download.ATTEMPTS_WITHOUT_PROGRESS - 1)
+    assert fetch_source(f"{site}/data.bin", tmp_path, anything).read_bytes() == DATA
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 405])
+def test_a_server_that_refuses_is_asked_once(site, tmp_path, status):
+    Site.statuses[:] = [status] * 9
+    with pytest.raises(UserError, match=f"HTTP {status}"):
+        fetch_source(f"{site}/data.bin", tmp_path, anything)
+    assert len(Site.requests) == 1
+
+
+def test_a_file_that_is_shorter_now_is_loaded_anew(site, tmp_path):
+    (tmp_path / "data.bin.part").write_bytes(DATA + b"more")
+    (tmp_path / "data.bin.part.etag").write_text(Site.tag)
+    # What a server says of a range that begins behind the end.
+    Site.statuses[:] = [416]
+    assert fetch_source(f"{site}/data.bin", tmp_path, anything).read_bytes() == DATA
+    assert [given for _, given in Site.requests] == [f"bytes={len(DATA) + 4}-", ""]
+
+
+def test_a_server_that_says_nothing_is_given_up(site, tmp_path, monkeypatch):
+    monkeypatch.setattr(http_download, "TIMEOUT_S", 0.05)
+    try:
+        with pytest.raises(StorageError, match="timed out"):
+            fetch_source(f"{site}/silent", tmp_path, anything)
+    finally:
+        Site.silent.set()
+
+
+def test_bytes_of_a_file_without_a_tag_are_not_taken_for_those_of_the_tagged_one(site, tmp_path, monkeypatch):
+    (tmp_path / "data.bin.part").write_bytes(b"wrong")
+    (tmp_path / "data.bin.part.etag").write_text('"other"')
+    monkeypatch.setattr(Site, "tag", "")
+    Site.cut_at[:] = [100_000]
+    assert fetch_source(f"{site}/data.bin", tmp_path, anything).read_bytes() == DATA
+    assert [given for _, given in Site.requests] == ["bytes=5-", ""]
 
 
 @pytest.mark.parametrize(

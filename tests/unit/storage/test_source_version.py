@@ -80,8 +80,10 @@ def test_objects_are_their_tags(s3_root):
     assert version(f"{s3_root}/corpus/a.jsonl") != single
 
 
-def test_what_we_published_is_its_manifest(folder, s3_root):
-    manifest = publish(folder, storage_root=s3_root, kind="corpus", produced_by=MADE)
+@pytest.mark.parametrize("scheme", ["file", "s3"])
+def test_what_we_published_is_its_manifest(folder, scheme, tmp_path_factory, request):
+    root = f"file://{tmp_path_factory.mktemp('root')}" if scheme == "file" else request.getfixturevalue("s3_root")
+    manifest = publish(folder, storage_root=root, kind="corpus", produced_by=MADE)
     before = version(manifest.uri)
     # The manifest says it all: no tag of a file, which an upload in other parts changes, is looked at.
     open_storage(manifest.uri).delete("a.jsonl")
@@ -138,6 +140,10 @@ def test_a_web_file_is_its_entity_tag_or_time_of_change(site):
     days = ("Mon, 02 Nov 2026 10:00:00 GMT", "Tue, 03 Nov 2026 10:00:00 GMT")
     one, other = versions(site, *((200, {"Last-Modified": day}) for day in days))
     assert one != other
+    # Twice within the second that such a time is told in.
+    lengths = ({"Last-Modified": days[0], "Content-Length": length} for length in ("1", "2"))
+    one, other = versions(site, *((200, headers) for headers in lengths))
+    assert one != other
 
 
 @pytest.mark.parametrize(
@@ -157,9 +163,21 @@ def test_a_web_server_that_tells_nothing_is_no_version(site, answers, error):
     assert "secret" not in str(raised.value)
 
 
-def test_a_web_server_that_was_busy_is_asked_again(site):
-    Site.answers[:] = [(503, {}), (200, {"ETag": '"1"'})]
+@pytest.mark.parametrize("status", [408, 425, 429, 500, 502, 503, 504])
+def test_a_web_server_that_was_busy_is_asked_again(site, status):
+    Site.answers[:] = [(status, {})] * 3 + [(200, {"ETag": '"1"'})]
     assert len(version(site)) == 16
+
+
+def test_a_web_server_that_says_nothing_is_given_up(site, monkeypatch):
+    monkeypatch.setattr(source_version, "TIMEOUT_S", 0.05)
+    may_answer = threading.Event()
+    monkeypatch.setattr(Site, "do_HEAD", lambda handler: may_answer.wait(60))
+    try:
+        with pytest.raises(StorageError, match="failed 4 times: timed out"):
+            version(site)
+    finally:
+        may_answer.set()
 
 
 def test_a_data_set_is_its_commit(monkeypatch):

@@ -2,6 +2,8 @@
 
 import logging
 import os
+import tempfile
+import threading
 from pathlib import Path
 
 import pytest
@@ -41,8 +43,11 @@ def test_list_and_delete_by_folder(storage_root: str) -> None:
 def test_etag_follows_the_bytes(storage_root: str) -> None:
     storage = open_storage(storage_root)
     etags = []
-    for data in (b"one", b"three"):
+    for data in (b"one", b"eno"):
         storage.put_bytes(data, "key")
+        if isinstance(storage, LocalStorage):
+            # A clock that ticks: two writes within one tick of the file system's look alike.
+            os.utime(storage.path("key"), (1e9 + len(etags), 1e9 + len(etags)))
         etags.append(storage.list()[0].etag)
     assert etags[0] != etags[1]
 
@@ -54,6 +59,55 @@ def test_put_if_absent_writes_once(storage_root: str) -> None:
     assert storage.get_bytes("pointer") == b"first"
     assert storage.put_bytes(b"third", "pointer")
     assert [(info.key, info.size) for info in storage.list()] == [("pointer", 5)]
+
+
+def test_of_many_that_write_if_absent_one_wins(tmp_path: Path) -> None:
+    storage, num_writers = LocalStorage(tmp_path), 8
+    start, won = threading.Barrier(num_writers), {}
+
+    def write(number: int) -> None:
+        for key in range(60):
+            start.wait()
+            if storage.put_bytes(str(number).encode(), f"{key}", if_absent=True):
+                won.setdefault(f"{key}", []).append(str(number).encode())
+
+    writers = [threading.Thread(target=write, args=(number,)) for number in range(num_writers)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    assert won == {f"{key}": [storage.get_bytes(f"{key}")] for key in range(60)}
+
+
+def test_a_reader_of_the_old_object_reads_it_to_its_end(tmp_path: Path) -> None:
+    """A file that is written again is another file: nobody sees one that is half old and half new."""
+    storage = LocalStorage(tmp_path / "root")
+    storage.put_bytes(b"old", "key")
+    (tmp_path / "new").write_bytes(b"new")
+    (tmp_path / "copy").write_bytes(b"old")
+    with storage.path("key").open("rb") as stored, (tmp_path / "copy").open("rb") as copied:
+        storage.put_file(tmp_path / "new", "key")
+        storage.get_file("key", tmp_path / "copy")
+        assert (stored.read(), copied.read()) == (b"old", b"old")
+    assert storage.get_bytes("key") == (tmp_path / "copy").read_bytes() == b"new"
+
+
+def test_what_a_killed_writer_left_is_no_object(tmp_path: Path) -> None:
+    storage = LocalStorage(tmp_path)
+    storage.put_bytes(b"whole", "folder/key")
+    # A name as a write gives it until the bytes are complete.
+    (tmp_path / "folder" / f".key.{'0' * 32}.part").write_bytes(b"ha")
+    assert [(found.key, found.size) for found in storage.list()] == [("folder/key", 5)]
+
+
+def test_a_file_of_another_file_system_is_taken_too(tmp_path: Path) -> None:
+    elsewhere = Path("/dev/shm")
+    if not elsewhere.is_dir() or elsewhere.stat().st_dev == tmp_path.stat().st_dev:
+        pytest.skip("needs a second file system")
+    with tempfile.TemporaryDirectory(dir=elsewhere) as folder:
+        (Path(folder) / "data").write_bytes(b"bytes")
+        LocalStorage(tmp_path).take_file(Path(folder) / "data", "key")
+    assert (tmp_path / "key").read_bytes() == b"bytes"
 
 
 def test_missing_objects(storage_root: str, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from components.contracts.errors import ManifestError, MissingError, UserError
 from components.contracts.manifest import FileEntry, Manifest, ProducedBy, content_digest
-from components.storage import check_stored, fetch, open_storage, publish
+from components.storage import check_stored, fetch, open_storage, publish, verify
 from components.storage.store import MANIFEST_NAME
 
 PRODUCED_BY = ProducedBy(step="corpus", version="1", git_commit="abc", config_sha256="0")
@@ -94,11 +94,20 @@ def test_a_disk_moves_files_instead_of_copying(tmp_path: Path) -> None:
     assert not (folder / "top.txt").exists()
 
 
-def test_publishing_again_mends_damage_on_a_disk(tmp_path: Path) -> None:
-    manifest = published(folder_of(tmp_path / "one"), f"file://{tmp_path / 'root'}")
-    (fetch(manifest) / "top.txt").write_text("bad")
-    published(folder_of(tmp_path / "two"), f"file://{tmp_path / 'root'}")
-    assert (fetch(manifest) / "top.txt").read_text() == "top"
+@pytest.mark.parametrize(
+    ("kind", "damaged"),
+    [
+        pytest.param("file", b"bad", id="a disk, of the same size"),
+        # There only the size is looked at: to compare bytes they would have to be loaded.
+        pytest.param("s3", b"to", id="a server, of another size"),
+    ],
+)
+def test_publishing_again_mends_damage(tmp_path: Path, request, kind: str, damaged: bytes) -> None:
+    root = f"file://{tmp_path / 'root'}" if kind == "file" else request.getfixturevalue("s3_root")
+    manifest = published(folder_of(tmp_path / "one"), root)
+    open_storage(manifest.uri).put_bytes(damaged, "top.txt")
+    published(folder_of(tmp_path / "two"), root)
+    assert (fetch(manifest, tmp_path / "cache") / "top.txt").read_text() == "top"
 
 
 @pytest.mark.parametrize(
@@ -164,10 +173,18 @@ def test_a_stored_link_out_of_the_folder_is_refused(tmp_path: Path) -> None:
         fetch(manifest)
 
 
-def test_a_manifest_whose_list_was_edited_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "check",
+    [
+        pytest.param(lambda manifest, folder: fetch(manifest), id="fetch"),
+        pytest.param(verify, id="verify"),
+        pytest.param(lambda manifest, folder: check_stored(manifest), id="check stored"),
+    ],
+)
+def test_a_manifest_whose_list_was_edited_is_refused(tmp_path: Path, check) -> None:
     manifest = published(folder_of(tmp_path / "data"), f"file://{tmp_path / 'root'}")
     with pytest.raises(ManifestError, match="lists other files"):
-        fetch(manifest.model_copy(update={"files": manifest.files[1:]}))
+        check(manifest.model_copy(update={"files": manifest.files[1:]}), fetch(manifest))
 
 
 @pytest.mark.parametrize(
