@@ -1,6 +1,7 @@
 """The corpus step: every source becomes the same wiki-18 JSONL, and bad sources stop it without a trace."""
 
 import gzip
+import hashlib
 import io
 import json
 import tarfile
@@ -21,6 +22,8 @@ ROWS = [
     {"id": "0", "contents": '"Rivers"\nThe Ona flows \u00fcber Land.'},
     {"id": "1", "contents": '"Towns"\nOna lies on it.'},
     {"id": "x", "contents": "no title </information>"},
+    # Neither composed nor stripped: an answer is looked for in the text as it was given.
+    {"id": " y", "contents": " u\u0308ber \u00a0\n"},
 ]
 
 
@@ -53,12 +56,12 @@ def test_formats_give_the_same_content(tmp_path):
     (tmp_path / "misnamed.jsonl").write_bytes(gzip.compress(jsonl(ROWS)))
     (tmp_path / "bom.jsonl").write_bytes(b"\xef\xbb\xbf" + jsonl(ROWS).replace(b"\n", b"\r\n\n"))
     columns = {name: [row[name] for row in ROWS] for name in ("id", "contents")}
-    write_parquet(tmp_path / "c.parquet", columns | {"ignored": [1, 2, 3]})
+    write_parquet(tmp_path / "c.parquet", columns | {"ignored": [1, 2, 3, 4]})
     names = ("a.jsonl", "b.jsonl.gz", "misnamed.jsonl", "bom.jsonl", "c.parquet")
     results = [corpus_of(tmp_path, str(tmp_path / name)) for name in names]
     assert rows_of(results[0]) == ROWS
     assert len({result.manifest.digest for result in results}) == 1
-    assert results[0].manifest.counts == {"passages": 3, "malformed_lines": 0}
+    assert results[0].manifest.counts == {"passages": 4, "malformed_lines": 0}
     assert results[0].manifest.metadata["source"] == str(tmp_path / "a.jsonl")
 
 
@@ -85,7 +88,23 @@ def test_a_folder_is_read_file_by_file_and_written_in_shards(tmp_path):
     (folder / "README.md").write_text("ignored")
     result = corpus_of(tmp_path, str(folder.parent), passages_per_file=2)
     assert [entry.path for entry in result.manifest.files] == ["corpus-00000.jsonl", "corpus-00001.jsonl"]
-    assert sorted(row["id"] for row in rows_of(result)) == ["0", "1", "x"]
+    assert sorted(row["id"] for row in rows_of(result)) == [" y", "0", "1", "x"]
+
+
+def test_the_order_of_the_files_is_that_of_their_names(tmp_path):
+    (tmp_path / "source").mkdir()
+    for name in "gdajbfchei":
+        (tmp_path / "source" / f"{name}.jsonl").write_bytes(jsonl([{"id": name, "contents": name}]))
+    assert "".join(row["id"] for row in rows_of(corpus_of(tmp_path, str(tmp_path / "source")))) == "abcdefghij"
+
+
+def test_an_id_of_two_files_is_named_with_both(tmp_path):
+    (tmp_path / "source").mkdir()
+    for name in ("a.jsonl", "b.jsonl"):
+        (tmp_path / "source" / name).write_bytes(jsonl(ROWS[:1]))
+    with pytest.raises(CorpusError, match=r"id '0': a\.jsonl, line 1; b\.jsonl, line 1"):
+        corpus_of(tmp_path, str(tmp_path / "source"))
+    assert left_behind(tmp_path) == []
 
 
 def test_a_world_is_a_source_like_any_other(tmp_path):
@@ -197,3 +216,27 @@ def test_a_pinned_digest_is_checked(tmp_path):
     (tmp_path / "a.jsonl").write_bytes(jsonl(ROWS))
     with pytest.raises(CorpusError, match="has the SHA-256"):
         corpus_of(tmp_path, str(tmp_path / "a.jsonl"), source_sha256="0" * 64)
+    digest = hashlib.sha256(jsonl(ROWS)).hexdigest()
+    assert corpus_of(tmp_path, str(tmp_path / "a.jsonl"), source_sha256=digest).manifest.counts["passages"] == 4
+    with pytest.raises(CorpusError, match="the source is a folder"):
+        corpus_of(tmp_path, str(tmp_path), source_sha256=digest)
+
+
+HUB_CLIENT = """
+import sys
+from components.contracts.step import StepContext
+from components.corpus.config import CorpusConfig
+from components.corpus.main import run
+
+config = CorpusConfig(uri="hf://datasets/owner/name@main")
+manifest = run(config, StepContext("corpus", f"file://{sys.argv[1]}", "0" * 64, config.sha256())).manifest
+print(manifest.metadata["source"], manifest.counts["passages"])
+"""
+
+
+def test_a_corpus_of_the_hub_names_its_commit_and_loads_nothing_else(tmp_path, hub):
+    hub.files |= {"wiki.jsonl": jsonl(ROWS), "wiki.bin": b"-"}
+    done = hub.python(HUB_CLIENT, str(tmp_path / "runs"))
+    said = done.stdout.split() or pytest.fail(done.stderr)
+    assert said == ["hf://datasets/owner/name@c0ffee" + "0" * 34, "4.0"]
+    assert not [path for path in hub.requests if path.endswith("wiki.bin")]

@@ -223,10 +223,13 @@ def test_absent_sets_may_be_skipped(tmp_path):
 def test_malformed_rows_may_be_left_out(tmp_path, capsys):
     source = published_flashrag(tmp_path / "source")
     with (source / "nq" / "test.jsonl").open("a") as file:
-        file.write("{oops\n" + json.dumps({"question": "no gold", "golden_answers": []}) + "\n")
+        rows = [{"question": "no gold", "golden_answers": []}, flashrag_row("nq", "test", 6)]
+        file.write("{oops\n" + "".join(json.dumps(row) + "\n" for row in rows))
     settings = {"uri": str(source), "test_sets": ["nq"], "train_sets": []}
     result = step_run(tmp_path, **settings, max_malformed_rows=2)
     assert result.manifest.metadata["malformed"] == {"nq/test.jsonl": 2}
+    # Counted over all rows: a question keeps its id whatever becomes of the rows before it.
+    assert [question.id for question in questions_of(result, "test/nq.jsonl")][3:] == ["nq:3", "nq:6"]
     assert "line 5: not JSON" in capsys.readouterr().out
     with pytest.raises(QuestionError, match="2 malformed questions"):
         step_run(tmp_path, **settings, max_malformed_rows=1)
@@ -238,7 +241,8 @@ from components.contracts.step import StepContext
 from components.questions.config import QuestionsConfig
 from components.questions.main import run
 
-config = QuestionsConfig.parse({"uri": "hf://datasets/owner/name@main", "dev_questions": 3})
+uris = {"uri": "hf://datasets/owner/name@main", "train_uri": "hf://datasets/owner/name@v1"}
+config = QuestionsConfig.parse(uris | {"dev_questions": 3})
 result = run(config, StepContext("questions", f"file://{sys.argv[1]}", "0" * 64, config.sha256()))
 print(json.dumps({"digest": result.manifest.digest} | result.manifest.metadata | result.manifest.counts))
 """
@@ -248,7 +252,7 @@ def test_flashrag_sets_from_the_hub_pinned_and_again_offline(tmp_path, hub):
     hub.files |= flashrag_files()
     first = hub.python(HUB_CLIENT, str(tmp_path / "runs"))
     found = json.loads(first.stdout or pytest.fail(first.stderr))
-    assert found["source"] == "hf://datasets/owner/name@c0ffee" + "0" * 34
+    assert found["source"] == found["train_source"] == "hf://datasets/owner/name@c0ffee" + "0" * 34
     assert (found["test"], found["train"], found["splits"]) == (28, 18, SPLIT_OF)
     assert not [path for path in hub.requests if path.endswith(".zip")]
     hub.requests.clear()

@@ -86,6 +86,14 @@ def test_training_is_filtered_by_kind(tmp_path, source):
     assert {question.kind for question in everything} == {"nq", "hotpotqa/bridge", "hotpotqa/comparison"}
 
 
+def test_dev_is_filtered_by_kind_too(tmp_path, source):
+    put(source, "hotpotqa/test.jsonl", [row(i) for i in range(500, 505)])
+    kinds = [row(i, metadata={"kind": "comparison" if i % 3 == 0 else "bridge"}) for i in range(300, 330)]
+    put(source, "hotpotqa/dev.jsonl", kinds)
+    dev = published(step_run(tmp_path, **TWO | {"dev_questions": 20}), "dev.jsonl")
+    assert {question.kind for question in dev if question.id.startswith("hotpotqa:dev-")} == {"hotpotqa/bridge"}
+
+
 def test_draws_depend_on_the_split_seed_alone(tmp_path, source):
     limits = TWO | {"max_train_questions": 20, "max_test_questions": 4}
     first, again = step_run(tmp_path, **limits), step_run(tmp_path, **limits)
@@ -107,6 +115,14 @@ def test_test_questions_are_taken_out_of_train_and_dev_even_those_over_the_limit
     assert not kept & {"question 3", "THE Question 4!", "Question 5?"}
     with pytest.raises(QuestionError, match="3 training or dev questions are also test questions"):
         step_run(tmp_path, **settings | {"leaked": "error"})
+
+
+def test_questions_of_nothing_but_articles_and_marks_are_told_apart(tmp_path, source):
+    put(source, "nq/test.jsonl", [row(1, "The The?")])
+    put(source, "nq/train.jsonl", [row(2, " the THE? "), row(3, "A?!"), *(row(i) for i in range(200, 260))])
+    result = step_run(tmp_path, **TWO)
+    assert result.manifest.counts["leaked"] == 1
+    assert "A?!" in texts(published(result, "train.jsonl"))
 
 
 def test_a_dev_question_is_not_trained_on(tmp_path, source):
