@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from components.contracts.answer import normalize_answer
-from components.contracts.errors import ManifestError
+from components.contracts.errors import ManifestError, SearchError
 from components.contracts.manifest import Manifest
 from components.contracts.step import StepContext
 from components.corpus import main as corpus_step
@@ -74,6 +74,14 @@ def test_only_indexes_are_opened(small):
         index_step.run(IndexConfig(), StepContext("index", "file:///nowhere", "0" * 64, "0" * 64), corpus=index)
     with pytest.raises(ManifestError, match="'unheard-of'"):
         open_searcher(index.model_copy(update={"metadata": {"index_kind": "unheard-of"}}))
+
+
+def test_an_index_that_lacks_a_passage_is_not_published(small, tmp_path):
+    corpus = small[0].model_copy(update={"counts": {"passages": 201}})
+    context = StepContext("index", f"file://{tmp_path}", "0" * 64, "0" * 64)
+    with pytest.raises(SearchError, match="holds 200 passages, the corpus 201"):
+        index_step.run(IndexConfig(threads=1, heap="512m"), context, corpus=corpus)
+    assert not (tmp_path / "store").exists()
 
 
 def test_an_index_without_stored_passages_is_refused(small, tmp_path):

@@ -10,13 +10,44 @@ from pathlib import Path
 import pytest
 
 from components.contracts.errors import SearchError
-from components.index.build import build_lucene_index, run_child
+from components.index.build import build_lucene_index, builder_command, run_child
 from components.index.config import IndexConfig
 
 
 def test_a_failing_builder_tells_its_last_words(tmp_path):
     with pytest.raises(SearchError, match=r"exit code 1; its last words:\n(.|\n)*absent"):
         build_lucene_index(tmp_path / "absent", tmp_path / "index", IndexConfig(threads=1, heap="128m"))
+
+
+def test_the_builder_gets_the_heap_that_is_set(tmp_path):
+    """One too small for any Java: it ends before it has looked for the corpus."""
+    with pytest.raises(SearchError, match=r"(?i)heap"):
+        build_lucene_index(tmp_path / "absent", tmp_path / "index", IndexConfig(threads=1, heap="1m"))
+
+
+@pytest.mark.parametrize(
+    ("settings", "options"),
+    [
+        pytest.param({"threads": 3}, {"--threads 3", "--storeRaw", "--optimize"}, id="as it is by itself"),
+        pytest.param({"threads": 1, "optimize": False}, {"--threads 1", "--storeRaw"}, id="in segments"),
+        pytest.param(
+            {"threads": 1, "store_positions": True},
+            {"--threads 1", "--storeRaw", "--optimize", "--storePositions"},
+            id="positions",
+        ),
+        pytest.param(
+            {"threads": 1, "store_docvectors": True},
+            {"--threads 1", "--storeRaw", "--optimize", "--storeDocvectors"},
+            id="vectors",
+        ),
+    ],
+)
+def test_the_builder_is_told_every_setting(settings, options):
+    command = " ".join(builder_command(Path("/corpus"), Path("/index"), IndexConfig(**settings)))
+    known = {f"--threads {number}" for number in (1, 3)}
+    known |= {"--storeRaw", "--optimize", "--storePositions", "--storeDocvectors"}
+    assert {option for option in known if option in command} == options
+    assert "--input /corpus --index /index" in command
 
 
 def test_a_child_ends_with_its_code_and_last_lines():
@@ -37,10 +68,22 @@ def gone_within(pid: int, seconds: float) -> bool:
     return False
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
-def test_the_child_dies_with_its_parent(tmp_path, how):
+ITSELF = "echo $$ > {file}.new && mv {file}.new {file} && exec sleep 60"
+CHILD_OF_ITS_OWN = "sleep 60 & echo $! > {file}.new && mv {file}.new {file} && wait"
+
+
+@pytest.mark.parametrize(
+    ("how", "script"),
+    [
+        pytest.param(signal.SIGKILL, ITSELF, id="killed"),
+        pytest.param(signal.SIGINT, ITSELF, id="interrupted"),
+        # The builder is a Python that starts Java.
+        pytest.param(signal.SIGINT, CHILD_OF_ITS_OWN, id="interrupted, and what the child started"),
+    ],
+)
+def test_the_child_dies_with_its_parent(tmp_path, how, script):
     pid_file = tmp_path / "pid"
-    child = ["sh", "-c", f"echo $$ > {pid_file}.new && mv {pid_file}.new {pid_file} && exec sleep 60"]
+    child = ["sh", "-c", script.format(file=pid_file)]
     code = f"import os\nfrom components.index.build import run_child\nrun_child({child!r}, dict(os.environ))"
     parent = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
     try:

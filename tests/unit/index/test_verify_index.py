@@ -56,6 +56,13 @@ def test_a_small_corpus_is_asked_whole(tmp_path):
     assert len(golden) == 30
 
 
+def test_only_so_many_hits_are_looked_at(tmp_path):
+    rows = [{"id": f"p{i}", "contents": f'"Same {i}"\nText {i}.'} for i in range(20)]
+    config = IndexConfig(golden_queries=20, golden_top_k=10, golden_min_frac=0.5)
+    golden = ask_golden_queries(FirstWordSearcher(rows), corpus_files(tmp_path, rows), 20, config)
+    assert [entry.rank for entry in golden] == [*range(1, 11), *[0] * 10]
+
+
 def test_equal_contents_count_as_found(tmp_path):
     rows = [{"id": f"copy{i}", "contents": ROWS[0]["contents"]} for i in range(20)]
     config = IndexConfig(golden_queries=20, golden_top_k=1, golden_min_frac=1.0)
