@@ -123,6 +123,19 @@ def test_hub_that_cannot_be_asked_is_named(hub, url, offline, said):
     assert hub.python(TRY, "hf://owner/name@main", offline=offline).stdout.startswith(said)
 
 
+def test_a_commit_of_the_hub_is_what_comes_and_is_named(made, hub, tmp_path):
+    commit = "c0ffee" + "0" * 34
+    hub.files |= {file.name: file.read_bytes() for file in (fetch(made[1].manifest) / "model").iterdir()}
+    hub.files |= {"pytorch_model.bin": b"pickled", "modeling_evil.py": b"raise SystemExit"}
+    code = TRY.replace("file:///nowhere", (tmp_path / "runs").as_uri())
+    done = hub.python(code, f"hf://owner/name@{commit}")
+    assert f"'revision': '{commit}'" in done.stdout, done.stderr
+    stored = {path.name for path in (tmp_path / "runs").rglob("model/*")}
+    assert stored == {file.name for file in (fetch(made[1].manifest) / "model").iterdir()}
+    # What the branch names today is no matter.
+    assert not [path for path in hub.requests if "main" in path or path.endswith((".bin", ".py"))]
+
+
 def test_missing_folder_is_an_error(tmp_path):
     with pytest.raises(MissingError, match="does not exist"):
         execute(tmp_path, str(tmp_path / "nowhere"))

@@ -2,7 +2,7 @@
 
 import hashlib
 from dataclasses import asdict
-from math import isfinite
+from math import isfinite, log
 
 import pytest
 import torch
@@ -28,11 +28,30 @@ def test_same_recipe_same_weights_other_seed_other_weights(tmp_path):
 
 def test_loss_falls_and_is_reported(tmp_path):
     first = made(tmp_path / "one", steps=1)[0][-1]
+    # Untrained it guesses among all words: a mean over the weights of the tokens, whatever these are.
+    model, _ = load_model(tmp_path / "one", "cpu")
+    assert first.loss == pytest.approx(log(model.config.vocab_size), rel=0.1)
     reports, _ = made(tmp_path / "more", steps=25, learning_rate=1e-2)
     assert reports[-1].step == 25
     assert reports[-1].loss < 0.9 * first.loss
     assert all(isfinite(value) for value in asdict(reports[-1]).values())
     assert reports[-1].tokens > 25 * 8 * 20
+
+
+@pytest.mark.parametrize(
+    ("start", "harder", "plain"),
+    [
+        pytest.param("two_hop_from_frac", {"two_hop_frac": 1.0}, {"two_hop_frac": 0.0}, id="two documents"),
+        pytest.param("distractors_from_frac", {"max_distractors": 5}, {"max_distractors": 0}, id="distractors"),
+    ],
+)
+def test_what_is_harder_begins_at_its_step(tmp_path, start, harder, plain):
+    calm = {"steps": 4, "walk_frac": 0.0, "two_hop_frac": 0.0, "max_distractors": 0}
+    at_once, half_way, never = (
+        made(tmp_path / str(frac), **calm | harder | {start: frac})[1] for frac in (0.0, 0.5, 1.0)
+    )
+    assert never == made(tmp_path / "plain", **calm | plain)[1]
+    assert len({at_once, half_way, never}) == 3
 
 
 def test_files_open_as_a_model_and_its_tokenizer(tmp_path):

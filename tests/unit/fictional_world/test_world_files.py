@@ -2,7 +2,10 @@
 
 import hashlib
 import json
+import os
 import re
+import subprocess
+import sys
 from collections import Counter
 from itertools import pairwise
 
@@ -26,6 +29,16 @@ def test_same_seed_same_bytes_other_seed_other_world(tmp_path):
     assert digest(tmp_path / "a") == digest(tmp_path / "b")
     assert digest(tmp_path / "a").keys() == digest(tmp_path / "c").keys()
     assert not set(digest(tmp_path / "a").values()) & set(digest(tmp_path / "c").values())
+
+
+def test_another_process_writes_the_same_bytes(tmp_path):
+    """Nothing follows from the order of a set of texts, which every process has for itself."""
+    code = "import sys; from pathlib import Path; from components.fictional_world.writer import write_world; "
+    code += "write_world(Path(sys.argv[1]), size='mini', seed=7)"
+    for number in ("1", "2"):
+        environment = os.environ | {"PYTHONHASHSEED": number}
+        subprocess.run([sys.executable, "-c", code, str(tmp_path / number)], env=environment, check=True)
+    assert digest(tmp_path / "1") == digest(tmp_path / "2")
 
 
 def test_two_sizes_of_a_seed_are_unrelated(tmp_path, small):
