@@ -152,10 +152,10 @@ def cluster(tmp_path, monkeypatch):
 
 @pytest.fixture
 def train(cluster, s3_root):
-    def run(patience=PATIENCE, **launch):
+    def run(patience=PATIENCE, index=RESULT, **launch):
         launch = {"backend": "trainjob", "usd_per_gpu_hour": 3.0} | launch
         config = TrainConfig.parse({"launch": launch, "parallel": {"num_nodes": 2, "gpus_per_node": 8}})
         context = StepContext("train", s3_root, "c" * 64, config.sha256())
-        return run_train_job(config, context, {"index": RESULT}, patience)
+        return run_train_job(config, context, {"index": index}, patience)
 
     return run

@@ -43,6 +43,8 @@ class FakeCluster:
         self.broken_logs: list[int] = []
         """After how many lines the next log streams break."""
         self.deletion_s = 0.05
+        self.deletions: list[str] = []
+        """How the end of each job was asked for: `Foreground` waits for its pods."""
 
     def create(self, body: dict) -> dict:
         """Store a job and start its story."""
@@ -187,6 +189,7 @@ class _Handler(BaseHTTPRequestHandler):
                 self.cluster.put("MODIFIED", job)
                 return self._send(job)
             case "DELETE":
+                self.cluster.deletions.append(query.get("propagationPolicy", ""))
                 self.cluster.delete(name)
                 return self._send({"kind": "Status", "status": "Success"})
         # Whoever watches hangs up in the middle of an answer.
@@ -203,7 +206,7 @@ class _Handler(BaseHTTPRequestHandler):
                 name = query["fieldSelector"].removeprefix("metadata.name=")
                 found = [job for key, job in self.cluster.jobs.items() if key == name]
             case "pods":
-                found = list(self.cluster.pods.values())
+                found = [pod for pod in self.cluster.pods.values() if _is_selected(pod, query)]
             case "events":
                 found = self.cluster.events
             case "workloads":
@@ -227,7 +230,8 @@ class _Handler(BaseHTTPRequestHandler):
         seen, limit_s = int(query["resourceVersion"]), time.monotonic() + int(query["timeoutSeconds"])
         while (left_s := limit_s - time.monotonic()) > 0:
             with self.cluster.changed:
-                news = [entry for entry in self.cluster.history if entry[0] > seen and entry[1] == resource]
+                history = [entry for entry in self.cluster.history if entry[0] > seen and entry[1] == resource]
+                news = [entry for entry in history if _is_selected(entry[3], query)]
                 if not news:
                     self.cluster.changed.wait(left_s)
             for version, _, kind, item in news:
@@ -288,6 +292,11 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()
         self.wfile.write(data)
+
+
+def _is_selected(item: dict, query: dict[str, str]) -> bool:
+    name, _, value = query.get("labelSelector", "").partition("=")
+    return not name or item["metadata"].get("labels", {}).get(name) == value
 
 
 def serve(cluster: FakeCluster) -> tuple[ThreadingHTTPServer, str]:

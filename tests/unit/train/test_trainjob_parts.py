@@ -59,6 +59,13 @@ def test_a_run_id_that_is_no_label_goes_without(run_id):
     assert "searchr1/run-id" not in body["metadata"]["labels"]
 
 
+@pytest.mark.parametrize("variable", ["SEARCHR1_POD_NAME", "SEARCHR1_POD_UID"])
+def test_a_pod_that_is_not_known_owns_nothing(variable):
+    """The cluster refuses a reference without a uid."""
+    body = train_job(TrainConfig(), "name", FOLDER, INDEX, ENVIRONMENT | {variable: ""})
+    assert body["metadata"]["ownerReferences"] == []
+
+
 def test_no_secret_is_part_of_the_job():
     assert "secret" not in str(job())
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from components.contracts.errors import ClusterError, RanksFailed
+from components.contracts.errors import ClusterError, MissingError, RanksFailed
 from components.contracts.manifest import Manifest
 from components.train.trainjob import job_name
 from tests.unit.train.fake_kubernetes import JOBS, ended
@@ -82,6 +82,28 @@ def test_a_failed_job_is_made_anew_and_continues(cluster, train, capsys):
     assert "submitted, continues from s3://" in said and "/step_000040" in said
     (job,) = cluster.jobs.values()
     assert folder_of(job).error() is None
+    # The name is free once the pods have ended: two jobs would write the same checkpoints.
+    assert cluster.deletions == ["Foreground"]
+
+
+def test_a_job_that_ended_without_a_result_is_made_anew(cluster, train, capsys):
+    cluster.story = lambda cluster, job: cluster.condition(job, "Complete", "JobsCompleted", "completed")
+    with pytest.raises(MissingError):
+        train()
+    cluster.story = succeed
+    assert train().manifest == RESULT
+    assert "it is made anew" in capsys.readouterr().out
+
+
+def test_pods_of_other_jobs_are_nobodys_concern(cluster, train, capsys):
+    def story(cluster, job):
+        other = job | {"metadata": {"name": "other"}}
+        cluster.pod(other, 0, phase="Failed", **ended(137, "OOMKilled"))
+        succeed(cluster, job)
+
+    cluster.story = story
+    assert train().metrics["gpu_hours"] == 0.1333
+    assert "other" not in capsys.readouterr().out
 
 
 def test_a_finished_job_is_read(cluster, train, capsys):
@@ -103,6 +125,16 @@ def test_a_job_on_its_way_out_is_waited_for(cluster, train):
     train()
     assert time.monotonic() - began_s >= 0.4
     assert "deletionTimestamp" not in cluster.jobs[name]["metadata"]
+
+
+def test_a_job_that_does_not_go_is_not_waited_for_for_ever(cluster, train):
+    cluster.deletion_s = 3600
+    cluster.story = succeed
+    train()
+    (name,) = cluster.jobs
+    cluster.delete(name)
+    with pytest.raises(ClusterError, match="has not gone within 0 s"):
+        train(replace(PATIENCE, deletion_s=0.1))
 
 
 def test_a_restart_goes_on_in_new_pods(cluster, train, capsys):
@@ -182,6 +214,13 @@ def test_a_server_that_is_away_for_a_moment_is_waited_for(cluster, train, lost_c
     assert train(replace(PATIENCE, lost_contact_s=lost_contact_s)).manifest == RESULT
 
 
+@pytest.mark.parametrize("status", [0, 401, 408, 429, 500, 502, 503, 504])
+def test_an_answer_that_may_be_another_in_a_moment_is_asked_for_again(cluster, train, status):
+    cluster.story = succeed
+    cluster.refuse = refuse_first("GET", JOBS, status)
+    assert train().manifest == RESULT
+
+
 def test_a_server_that_stays_away_leaves_the_job_to_a_retry(cluster, train):
     cluster.refuse = refuse_first("GET", JOBS, *([503] * 100))
     with pytest.raises(ClusterError, match="has not answered for"):
@@ -202,6 +241,13 @@ def test_a_broken_log_is_read_on_without_doubling_a_line(cluster, train, capsys)
     train()
     said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("line ")]
     assert said == [f"line {n}" for n in range(9)]
+
+
+def test_other_inputs_are_other_work(cluster, train):
+    cluster.story = succeed
+    for digest in ("d" * 64, "e" * 64):
+        train(index=RESULT.model_copy(update={"digest": digest}))
+    assert len(cluster.jobs) == 2
 
 
 def test_the_name_follows_from_run_and_work():
