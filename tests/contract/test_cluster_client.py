@@ -1,6 +1,7 @@
 """Versions, runs and schedules against a stub that holds every request against the official description."""
 
 import json
+import socket
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ import yaml
 
 from components.contracts.errors import AccessError, ClusterError, ConfigError, MissingError
 from pipeline import cluster as cluster_module
+from pipeline import cluster_wire
 from pipeline.cli import main
 from pipeline.cluster import Cluster
 
@@ -128,6 +130,13 @@ def test_unreachable_host_is_named(no_cluster):
     assert raised.value.exit_code == 75
 
 
+@pytest.mark.timeout(30)
+def test_a_server_that_takes_a_request_and_says_nothing_is_given_up(no_cluster, monkeypatch):
+    monkeypatch.setattr(cluster_wire, "READ_TIMEOUT_S", 0.05)
+    with socket.create_server(("127.0.0.1", 0)) as silent, pytest.raises(ClusterError, match="timed out"):
+        Cluster(f"http://127.0.0.1:{silent.getsockname()[1]}", deadline_s=0)
+
+
 def test_a_moment_without_server_is_survived_when_reading(kfp_server):
     cluster = Cluster()
     kfp_server.scripted += [(503, "text/plain", b"away")] * 2
@@ -158,6 +167,14 @@ def test_namespace_where_teams_share_the_server(kfp_server, monkeypatch, tmp_pat
     assert cluster.schedules() == []
     assert f"namespace={sent}" in kfp_server.requests[-1][1]
     assert cluster.pod_namespace == sent
+
+
+def test_what_is_made_is_made_in_the_namespace(kfp_server, package):
+    kfp_server.multi_user = True
+    cluster = Cluster(namespace="team-a")
+    cluster.submit(cluster.upload(package, "search-r1", "first"), {}, "run", "search-r1")
+    made = [*kfp_server.of("pipeline"), *kfp_server.of("experiment")]
+    assert [one["namespace"] for one in made] == ["team-a", "team-a"]
 
 
 def test_namespace_is_asked_for(kfp_server):
@@ -244,11 +261,14 @@ def schedule(*words) -> None:
 
 
 def test_schedule_follows_the_latest_version_alone_and_without_catching_up(uploaded, capsys):
-    schedule("--cron", "0 0 2 * * *", "--name", "nightly", "--storage-root", "s3://bucket/runs")
+    words = ("--storage-root", "s3://bucket/runs", "--service-account", "runner")
+    schedule("--cron", "0 0 2 * * *", "--name", "nightly", *words)
     assert told(capsys)["cron"] == "0 0 2 * * *"
     made = uploaded.of("recurring_run")[0]
     assert made["pipeline_version_reference"] == {"pipeline_id": uploaded.of("pipeline")[0]["pipeline_id"]}
     assert (made["max_concurrency"], made["no_catchup"], made["mode"]) == ("1", True, "ENABLE")
+    assert made["service_account"] == "runner"
+    assert made["experiment_id"] == uploaded.of("experiment")[0]["experiment_id"]
     assert made["runtime_config"]["parameters"] == {
         "p01_preset": "small-world",
         "p06_seed": 1,

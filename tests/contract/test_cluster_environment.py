@@ -127,6 +127,21 @@ def test_gpus_come_with_their_image_and_what_feeds_them(tmp_path):
     assert json_format.ParseDict(executors["exec-train"], KubernetesExecutorConfig()).tolerations[0].key == GPU
 
 
+@pytest.mark.parametrize("task", RESOURCES)
+def test_every_step_has_its_share_a_limit_of_memory_and_a_deadline(compiled, executors, task):
+    given = RESOURCES[task]
+    asked = compiled[0]["deploymentSpec"]["executors"][f"exec-{task}"]["container"]["resources"]
+    assert (asked["resourceCpuRequest"], asked["resourceMemoryRequest"]) == (given.cpu, given.memory)
+    assert asked["resourceMemoryLimit"] == given.memory
+    assert int(executors[f"exec-{task}"]["activeDeadlineSeconds"]) == given.timeout_s
+
+
+def test_no_gpus_are_no_change(tmp_path):
+    compile_pipeline(tmp_path / "none.yaml", IMAGE)
+    compile_pipeline(tmp_path / "zero.yaml", IMAGE, GPU_IMAGE, {"train": 0, "evaluate": 0})
+    assert (tmp_path / "zero.yaml").read_bytes() == (tmp_path / "none.yaml").read_bytes()
+
+
 def test_gpus_are_written_as_the_sdk_writes_them(tmp_path):
     """The two names of each entry: newer servers read one, older ones the other."""
 

@@ -235,6 +235,12 @@ def test_only_work_that_infrastructure_can_break_is_tried_again(graph):
     assert set(retries.values()) == {0, 2}
 
 
+def test_what_is_tried_again_waits_longer_every_time(graph):
+    policies = [task["retryPolicy"] for task in graph.tasks.values() if "retryPolicy" in task]
+    assert policies
+    assert {(policy["backoffDuration"], policy["backoffFactor"]) for policy in policies} == {("30s", 2.0)}
+
+
 def test_every_task_knows_its_name_and_how_often_it_is_tried_again(spec, graph):
     for name, task in graph.tasks.items():
         executor = spec["components"][task["componentRef"]["name"]]["executorLabel"]
@@ -249,6 +255,17 @@ def test_every_task_knows_its_name_and_how_often_it_is_tried_again(spec, graph):
 def test_no_step_installs_anything_when_it_runs(spec):
     for executor in spec["deploymentSpec"]["executors"].values():
         assert "pip" not in " ".join(executor["container"]["command"])
+
+
+def test_every_field_of_the_form_reaches_the_first_step_under_its_own_name(spec):
+    inside = {parameter.short_name: f"pipelinechannel--{parameter.name}" for parameter in PARAMETERS}
+    resolve = spec["components"]["comp-exit-handler-1"]["dag"]["tasks"]["resolve"]["inputs"]["parameters"]
+    assert {name: given.get("componentInputParameter") for name, given in resolve.items()} == inside
+    root = spec["root"]["dag"]["tasks"]
+    handed_on = root["exit-handler-1"]["inputs"]["parameters"]
+    for parameter in PARAMETERS:
+        assert handed_on[inside[parameter.short_name]] == {"componentInputParameter": parameter.name}
+    assert root["notify"]["inputs"]["parameters"]["storage_root"] == {"componentInputParameter": "p07_storage_root"}
 
 
 def test_form_is_short_ordered_and_explained(spec):
