@@ -111,6 +111,7 @@ def test_submit_sends_the_form_and_tells_where_to_look(server, capsys):
         pytest.param(["--set", "train.stepz=1"], "did you mean 'steps'", id="typo in a setting"),
         pytest.param(["--preset", "smal-world"], "did you mean 'small-world'", id="typo in the preset"),
         pytest.param(["--preset", "./mine.toml"], "file of this machine", id="preset of this machine"),
+        pytest.param(["--preset", "mine.toml"], "file of this machine", id="preset of this folder"),
         pytest.param(["--storage-root", "runs"], "storage_root", id="storage of nowhere"),
     ],
 )

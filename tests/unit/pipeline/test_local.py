@@ -33,6 +33,7 @@ with StopSignals() as stop, locked(folder.root) as lock:
         print(stopped)
         sys.exit(stopped.exit_code)
 """
+SLEEP = "import time; time.sleep(61)"
 SLEEP_BELOW = "import subprocess; subprocess.run(['sleep', '61'])"
 
 
@@ -78,6 +79,35 @@ def test_failures_carry_the_steps_words_and_exit_code(tmp_path, code, exit_code,
     with pytest.raises(StepFailed, match=words) as failed:
         run(tmp_path, code)
     assert failed.value.exit_code == exit_code
+
+
+def test_the_worker_holds_the_folder_too(tmp_path, capsys):
+    """When this process is killed, the next run waits until the worker has ended its steps."""
+    code = "held = [os.path.realpath(f'/proc/self/fd/{number}') for number in os.listdir('/proc/self/fd')]; "
+    run(tmp_path, code + f"print('    holds it:', {str(tmp_path / '.lock')!r} in held)")
+    assert "| holds it: True" in capsys.readouterr().out
+
+
+def test_a_signal_that_was_ignored_before_stays_ignored():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with StopSignals() as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+            stop.check()
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_what_ran_before_is_not_stopped():
+    sleeper = [sys.executable, "-c", SLEEP]
+    with subprocess.Popen(sleeper) as stranger, StopSignals() as stop, subprocess.Popen(sleeper) as ours:
+        try:
+            stop.stop_all(grace_s=20)
+            assert stranger.poll() is None
+            assert ours.wait(timeout=20) == -signal.SIGTERM
+        finally:
+            stranger.kill()
+            ours.kill()
 
 
 def test_a_signal_before_the_worker_starts_starts_none(tmp_path):

@@ -1,10 +1,12 @@
 """When a schedule may run, and how lengths of time are told."""
 
+from types import SimpleNamespace
+
 import pytest
 
 from components.contracts.errors import ConfigError
 from pipeline.cluster_runs import duration_text
-from pipeline.schedules import trigger_of
+from pipeline.schedules import schedule_as_json, trigger_of
 
 
 @pytest.mark.parametrize(
@@ -42,6 +44,20 @@ def test_intervals(every, seconds):
 def test_no_interval(every):
     with pytest.raises(ConfigError, match="6h"):
         trigger_of(None, every)
+
+
+@pytest.mark.parametrize(
+    ("status", "mode", "enabled"),
+    [
+        pytest.param("ENABLED", "ENABLE", True, id="enabled"),
+        pytest.param("DISABLED", "ENABLE", False, id="disabled after it was made"),
+        pytest.param(None, "ENABLE", True, id="as it was asked for"),
+        pytest.param(None, "DISABLE", False, id="asked for as disabled"),
+    ],
+)
+def test_a_schedule_is_told_as_the_server_has_it(status, mode, enabled):
+    one = SimpleNamespace(recurring_run_id="1", display_name="nightly", trigger=None, status=status, mode=mode)
+    assert schedule_as_json(one)["enabled"] is enabled
 
 
 @pytest.mark.parametrize(
