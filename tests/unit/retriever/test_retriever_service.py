@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from components.contracts.errors import ManifestError, SearchError
+from components.retriever.config import RetrieverConfig
+from components.retriever.main import MANIFEST_VARIABLE, index_manifest_uri
 from components.retriever.service import SIZES, prove
 from components.search.http_client import HttpSearcher
 from tests.unit.retriever.conftest import DIGEST, hit, wait_until
@@ -133,6 +135,12 @@ def test_the_engine_sees_few_sizes(service, echo):
     assert sorted({top_k for _, top_k in echo.batches}) == list(SIZES)
 
 
+def test_the_engine_is_asked_for_no_more_than_anybody_may_ask_for(started, echo):
+    service = started(max_top_k=15)
+    assert len(service.ask("POST", "/retrieve", {"queries": ["a"], "topk": 12})[2]["result"][0]) == 12
+    assert echo.batches == [(["a"], 15)]
+
+
 def test_a_full_queue_sends_away_and_recovers(started, echo):
     service = started(max_waiting_queries=3, max_queries=2)
     echo.gate.clear()
@@ -145,6 +153,33 @@ def test_a_full_queue_sends_away_and_recovers(started, echo):
         assert first.result()[0] == 200
     assert service.ask("POST", "/retrieve", {"queries": ["c", "d"]})[0] == 200
     assert service.metrics()["searchr1_retriever_waiting_queries"] == 0
+
+
+def test_an_answer_frees_its_own_place_alone(started, echo):
+    service = started(max_waiting_queries=3, max_queries=2)
+    service.ask("POST", "/retrieve", {"queries": ["known"]})
+    echo.gate.clear()
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(service.ask, "POST", "/retrieve", {"queries": ["a", "b"]})
+        wait_until(lambda: service.metrics()["searchr1_retriever_waiting_queries"] == 2)
+        # A remembered query is answered while the others wait for the engine.
+        assert service.ask("POST", "/retrieve", {"queries": ["known"]})[0] == 200
+        status = service.ask("POST", "/retrieve", {"queries": ["c", "d"]})[0]
+        echo.gate.set()
+        assert (status, first.result()[0]) == (503, 200)
+
+
+@pytest.mark.parametrize(
+    ("variable", "setting", "uri"),
+    [
+        pytest.param("s3://of/environment", "s3://of/file", "s3://of/environment", id="both"),
+        pytest.param("", "s3://of/file", "s3://of/file", id="file"),
+        pytest.param("s3://of/environment", "", "s3://of/environment", id="environment"),
+    ],
+)
+def test_the_environment_names_the_index_before_the_file(monkeypatch, variable, setting, uri):
+    monkeypatch.setenv(MANIFEST_VARIABLE, variable)
+    assert index_manifest_uri(RetrieverConfig(index_manifest_uri=setting)) == uri
 
 
 def test_a_query_that_takes_too_long_fails(started, echo):
@@ -197,6 +232,20 @@ def test_an_index_that_forgot_its_golden_passage_never_gets_ready(started, manif
     with pytest.raises(SearchError, match="golden-2"):
         prove(Forgetful(), manifest)
     prove(Forgetful(), manifest.model_copy(update={"metadata": {}}))
+
+
+def test_the_first_query_looks_as_deep_as_the_passage_was_found(manifest, echo):
+    golden = {"query": "golden", "passage_id": "golden-14", "rank": 15}
+    prove(echo, manifest.model_copy(update={"metadata": {"golden_queries": [golden]}}))
+    assert echo.batches == [(["golden"], 15)]
+
+
+@pytest.mark.parametrize(("cached_queries", "searches"), [(0, 2), (1, 1)])
+def test_as_many_queries_are_remembered_as_are_asked_for(started, echo, cached_queries, searches):
+    service = started(cached_queries=cached_queries)
+    for _ in range(2):
+        assert service.ask("POST", "/retrieve", {"queries": ["a"]})[0] == 200
+    assert len(echo.batches) == searches
 
 
 def test_an_index_that_cannot_be_opened_says_why(started):
