@@ -6,9 +6,9 @@ import os
 import pytest
 from torch.distributed.run import get_args_parser
 
-from components.contracts.errors import ConfigError
+from components.contracts.errors import ConfigError, MissingError
 from components.contracts.manifest import Manifest, ProducedBy
-from components.contracts.step import StepContext, StepResult
+from components.contracts.step import OUTPUT_NAMES, StepContext, StepResult
 from components.train import node
 from components.train.config import TrainConfig
 from components.train.job_folder import JobFolder
@@ -113,6 +113,14 @@ def test_a_rank_that_fails_leaves_its_error_for_the_launcher(job):
     assert raised.value.code == 2
     record = job.error()
     assert (record["type"], record["exit_code"]) == ("ConfigError", 2)
+    assert not job.has_result()
+
+
+def test_a_result_that_lacks_a_part_is_none(job, tmp_path):
+    """A launcher that comes again takes the job for finished once it finds the manifest."""
+    (tmp_path / OUTPUT_NAMES["manifest"]).write_text("{}")
+    with pytest.raises(MissingError):
+        job.write_result(tmp_path)
     assert not job.has_result()
 
 
