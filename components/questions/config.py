@@ -22,7 +22,8 @@ class QuestionsConfig(StepConfig):
     train_uri: str = ""
     """Folder of the training sets when it is another one (the ready-made Parquet); empty text: the same."""
     source_sha256: dict[str, Sha256] = {}
-    """Expected SHA-256 of source files by the relative name they have in their folder; others are not checked."""
+    """Expected SHA-256 of source files by the relative name they have in their folder; others are not checked.
+    Of a name that both folders have, `train_uri:NAME` is the file of `train_uri`."""
     test_sets: SetNames = Field(default=SEVEN_SETS, min_length=1)
     """Sets to evaluate on; of each the test file is used, else the dev file, else the train file."""
     train_sets: SetNames = ("nq", "hotpotqa")

@@ -132,13 +132,18 @@ class _Assignment:
         path = split_file(folder, name, split)
         assert path is not None, "the split was found before"
         found = read_questions(path, name, prefix, self.config.max_malformed_rows)
-        relative = path.relative_to(folder).as_posix()
+        source = self._source_name(path, folder)
         if found.num_malformed:
-            self.roles.malformed[relative] = self.roles.malformed.get(relative, 0) + found.num_malformed
+            self.roles.malformed[source] = self.roles.malformed.get(source, 0) + found.num_malformed
             print(f"questions: left out {found.report()}", flush=True)
-        if relative not in self.roles.source_sha256:
-            self.roles.source_sha256[relative] = sha256_of(path)
+        if source not in self.roles.source_sha256:
+            self.roles.source_sha256[source] = sha256_of(path)
         return found.questions
+
+    def _source_name(self, path: Path, folder: Path) -> str:
+        """Return the name of a file in its folder, marked when the training folder has one that the other has too."""
+        name = path.relative_to(folder).as_posix()
+        return f"train_uri:{name}" if folder != self.test_folder and (self.test_folder / name).is_file() else name
 
     def _limited(self, role: str, name: str, questions: list[Question]) -> list[Question]:
         limit = self.config.max_test_questions if role == "test" else self.config.max_train_questions

@@ -200,6 +200,26 @@ def test_digests_are_recorded_and_checked(tmp_path):
         step_run(tmp_path, **settings, source_sha256={"nq/other.jsonl": digest})
 
 
+def test_a_file_that_both_sources_have_is_recorded_and_checked_in_each(tmp_path):
+    """HotpotQA is tested on its dev file, and the training source has one of that name too."""
+    ours, theirs = (published_flashrag(tmp_path / name) for name in "ab")
+    changed = theirs / "hotpotqa" / "dev.jsonl"
+    changed.write_text(changed.read_text().replace(" number ", " no. "))
+    settings = {"uri": str(ours), "train_uri": str(theirs), "test_sets": ["hotpotqa"], "train_sets": ["hotpotqa"]}
+    digests = {
+        "hotpotqa/dev.jsonl": hashlib.sha256((ours / "hotpotqa" / "dev.jsonl").read_bytes()).hexdigest(),
+        "train_uri:hotpotqa/dev.jsonl": hashlib.sha256(changed.read_bytes()).hexdigest(),
+        "train_uri:hotpotqa/train.jsonl": hashlib.sha256(
+            (theirs / "hotpotqa" / "train.jsonl").read_bytes()
+        ).hexdigest(),
+    }
+    result = step_run(tmp_path, **settings, source_sha256=digests)
+    assert result.manifest.metadata["source_sha256"] == digests
+    wrong = digests | {"train_uri:hotpotqa/dev.jsonl": digests["hotpotqa/dev.jsonl"]}
+    with pytest.raises(QuestionError, match=r"train_uri:hotpotqa/dev\.jsonl has the SHA-256"):
+        step_run(tmp_path, **settings, source_sha256=wrong)
+
+
 def test_a_sample_says_that_it_is_one(tmp_path):
     source = str(published_flashrag(tmp_path / "source"))
     result = step_run(tmp_path, uri=source, test_sets=["nq", "popqa"], max_test_questions=3, train_sets=["nq"])
