@@ -207,6 +207,24 @@ def test_released_and_reset_turns_never_come_back(pair):
     assert pair.vllm.step() == []
 
 
+@CUTTING_ONLY
+@pytest.mark.parametrize(
+    ("forget", "handed_out"),
+    [
+        pytest.param(lambda engine: None, [0], id="kept"),
+        pytest.param(lambda engine: engine.release(0), [], id="released"),
+        pytest.param(lambda engine: engine.reset_cache(), [], id="reset"),
+    ],
+)
+def test_a_turn_that_ended_while_a_text_was_scored_is_handed_out_unless_forgotten(pair, forget, handed_out):
+    pair.vllm.add_request(request(0, [5, 6], new=1, stops=()))
+    pair.vllm.score([5, 6, 7])
+    forget(pair.vllm)
+    assert pair.vllm.has_unfinished() is bool(handed_out)
+    assert [output.sequence_id for output in pair.vllm.step()] == handed_out
+    assert not pair.vllm.has_unfinished()
+
+
 LOOP = LoopConfig()
 
 

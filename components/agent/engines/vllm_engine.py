@@ -104,8 +104,9 @@ class VllmEngine:
         return bool(self._turns or self._ended)
 
     def release(self, sequence_id: int) -> None:
-        """Abort what still runs of a sequence; its cache is dropped when others need the room."""
+        """Abort what still runs of a sequence and drop what ended; its cache goes when others need the room."""
         self._abort([name for name, turn in self._turns.items() if turn.request.sequence_id == sequence_id])
+        self._ended = [output for output in self._ended if output.sequence_id != sequence_id]
 
     def reset_cache(self) -> None:
         """Forget every sequence and every cached prefix, turns still queued or running included.
