@@ -101,8 +101,10 @@ def one_thread() -> None:
 @pytest.fixture(scope="session")
 def cutting_folder(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("cutting")
-    random_model(128).save_pretrained(folder)
-    cutting_tokenizer().save_pretrained(folder)
+    model, tokenizer = random_model(128), cutting_tokenizer()
+    model.generation_config.eos_token_id = tokenizer.convert_tokens_to_ids([END, "~"])
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
     return folder
 
 

@@ -11,6 +11,7 @@ from components.agent.engines.vllm_engine import _device_arguments
 from components.agent.episode_loop import EpisodeTask
 from components.agent.prompt import prompt_ids
 from components.agent.rollout import rollout
+from components.train.sharding import whole_parameters
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(600)]
 
@@ -94,6 +95,24 @@ def test_a_gpu_replays_steps_of_up_to_the_tokens_asked_for(cutting_folder, token
     assert all(after - before <= max(8, before / 8) for before, after in pairwise(sizes))
 
 
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        pytest.param({}, ("bfloat16", 0.45, None, False), id="default"),
+        pytest.param({"dtype": "float32"}, ("float32", 0.45, None, False), id="precision"),
+        pytest.param({"gpu_memory_frac": 0.3}, ("bfloat16", 0.3, None, False), id="share-of-the-memory"),
+        pytest.param({"kv_cache_bytes": 1 << 30}, ("bfloat16", 0.45, 1 << 30, False), id="size-of-the-cache"),
+        pytest.param({"sleep_between_rollouts": True}, ("bfloat16", 0.45, None, True), id="memory-given-back"),
+    ],
+)
+def test_a_gpu_has_the_precision_and_memory_asked_for(cutting_folder, settings, expected):
+    from vllm.engine.arg_utils import EngineArgs
+
+    arguments = EngineArgs(model=str(cutting_folder), **_device_arguments(VllmConfig(**settings), on_cpu=False))
+    memory = arguments.gpu_memory_utilization, arguments.kv_cache_memory_bytes, arguments.enable_sleep_mode
+    assert (arguments.dtype, *memory) == expected
+
+
 @CUTTING_ONLY
 def test_a_step_under_way_ends_before_cache_and_weights_change(pair, write_script):
     pieces = ["q", "</", "answer", ">"]
@@ -101,7 +120,12 @@ def test_a_step_under_way_ends_before_cache_and_weights_change(pair, write_scrip
     write_script(pair.model, dict(zip([1, *ids[:-1]], ids, strict=True)))
     pair.publish()
     under_way = pair.vllm._llm.engine_core.engine_core.batch_queue
-    for change in (pair.vllm.reset_cache, pair.publish):
+
+    def weights():
+        assert not under_way, "a step reads weights that change"
+        yield from whole_parameters(pair.model)
+
+    for change in (pair.vllm.reset_cache, lambda: pair.vllm.publish(weights())):
         assert run(pair.vllm, [request(0, [1], new=30)])[0].finish == "stop"
         assert under_way, "the engine plans no step ahead: this test shows nothing"
         change()
@@ -135,6 +159,7 @@ def test_temperatures_vllm_would_change_are_refused(pair):
         pytest.param(["<", "/", "a", "n", "s", "w", "e", "r", ">"], "stop", id="letter-by-letter"),
         pytest.param(["</", "answe", "r>"], "stop", id="split-at-the-end"),
         pytest.param(["q", "<|end|>"], "eos", id="end-of-text"),
+        pytest.param(["q", "~"], "eos", id="end-that-the-generation-config-names"),
         pytest.param(["<", "answer", ">", "q"], "length", id="opening-tag-is-no-stop"),
         pytest.param(["</", "sea", "q", "rch", ">"], "length", id="interrupted-tag"),
     ],
