@@ -96,21 +96,25 @@ def test_a_gpu_replays_steps_of_up_to_the_tokens_asked_for(cutting_folder, token
 
 
 @pytest.mark.parametrize(
-    ("settings", "expected"),
+    ("settings", "argument", "expected"),
     [
-        pytest.param({}, ("bfloat16", 0.45, None, False), id="default"),
-        pytest.param({"dtype": "float32"}, ("float32", 0.45, None, False), id="precision"),
-        pytest.param({"gpu_memory_frac": 0.3}, ("bfloat16", 0.3, None, False), id="share-of-the-memory"),
-        pytest.param({"kv_cache_bytes": 1 << 30}, ("bfloat16", 0.45, 1 << 30, False), id="size-of-the-cache"),
-        pytest.param({"sleep_between_rollouts": True}, ("bfloat16", 0.45, None, True), id="memory-given-back"),
+        pytest.param({}, "dtype", "bfloat16", id="precision"),
+        pytest.param({"dtype": "float32"}, "dtype", "float32", id="own-precision"),
+        pytest.param({}, "gpu_memory_utilization", 0.45, id="share-of-the-memory"),
+        pytest.param({"gpu_memory_frac": 0.3}, "gpu_memory_utilization", 0.3, id="own-share"),
+        pytest.param({}, "kv_cache_memory_bytes", None, id="cache-takes-what-is-left"),
+        pytest.param({"kv_cache_bytes": 1 << 30}, "kv_cache_memory_bytes", 1 << 30, id="own-size-of-the-cache"),
+        pytest.param({}, "enable_sleep_mode", False, id="awake"),
+        pytest.param({"sleep_between_rollouts": True}, "enable_sleep_mode", True, id="sleeping"),
+        pytest.param({}, "async_scheduling", True, id="planned-ahead"),
+        pytest.param({"async_scheduling": False}, "async_scheduling", False, id="step-by-step"),
     ],
 )
-def test_a_gpu_has_the_precision_and_memory_asked_for(cutting_folder, settings, expected):
+def test_a_gpu_is_used_as_asked_for(cutting_folder, settings, argument, expected):
     from vllm.engine.arg_utils import EngineArgs
 
     arguments = EngineArgs(model=str(cutting_folder), **_device_arguments(VllmConfig(**settings), on_cpu=False))
-    memory = arguments.gpu_memory_utilization, arguments.kv_cache_memory_bytes, arguments.enable_sleep_mode
-    assert (arguments.dtype, *memory) == expected
+    assert getattr(arguments, argument) == expected
 
 
 @CUTTING_ONLY

@@ -270,7 +270,6 @@ def _build(folder: Path, num_slots: int, max_context_tokens: int, settings: Vllm
             use_tqdm_on_load=False,
             enable_prefix_caching=True,
             logprobs_mode="processed_logprobs",
-            async_scheduling=settings.async_scheduling,
             disable_log_stats=True,
             **arguments,
         )
@@ -283,12 +282,14 @@ def _device_arguments(settings: VllmConfig, on_cpu: bool) -> dict[str, Any]:
     if on_cpu:
         return {
             "dtype": dtype,
+            "async_scheduling": settings.async_scheduling,
             "enforce_eager": True,
             "kv_cache_memory_bytes": settings.kv_cache_bytes or CPU_CACHE_BYTES,
             "block_size": CPU_BLOCK_TOKENS,
         }
     return {
         "dtype": dtype,
+        "async_scheduling": settings.async_scheduling,
         "enforce_eager": not settings.cuda_graph_tokens,
         "compilation_config": _graphs(settings.cuda_graph_tokens),
         "kv_cache_memory_bytes": settings.kv_cache_bytes,
