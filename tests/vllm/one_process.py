@@ -54,12 +54,29 @@ def main(folder: Path) -> None:
     assert not engine.has_unfinished()
     raised(EngineError, "publish weights to wake it", engine.add_request, TurnRequest(0, ids, 4, 0.0, 0))
     raised(EngineError, "publish weights to wake it", engine.score, ids)
-    engine.publish(whole_parameters(trainer))
+    asleep = engine._llm.engine_core.engine_core.model_executor.sleeping_tags
+    engine.sleep()
+    assert asleep == {"weights", "kv_cache"}
+
+    def weights():
+        assert asleep == {"kv_cache"}, "weights are loaded where there is room for them, before the cache takes its own"
+        yield from whole_parameters(trainer)
+
+    engine.publish(weights())
+    assert not asleep
     assert np.abs(np.array(engine.score(ids)) - np.array(first)).mean() < 1e-5
-    kept = engine
+    kept, kept_queue = engine, engine._llm.engine_core.engine_core.batch_queue
+    assert torch.distributed.is_initialized()
     engine.close()
+    assert not torch.distributed.is_initialized()
+    assert kept_queue is not None
+    settings = VllmConfig(async_scheduling=False, kv_cache_bytes=1 << 24, max_batched_tokens=32)
     again, _ = open_engine("vllm", folder, num_slots=2, max_context_tokens=64, vllm=settings)
-    assert again.score(ids) == first
+    assert again._llm.engine_core.engine_core.batch_queue is None
+    used = again._llm.vllm_config
+    assert used.cache_config.kv_cache_memory_bytes == 1 << 24
+    assert used.scheduler_config.max_num_batched_tokens == 32
+    assert np.abs(np.array(again.score(ids)) - np.array(first)).mean() < 1e-5
     assert again is not kept
     print("all good")
 
