@@ -12,7 +12,7 @@ from components.agent.config import VllmConfig
 from components.agent.engines.load import load_model
 from components.agent.engines.open import open_engine, probe_tolerance_nats
 from components.agent.engines.protocol import TurnRequest
-from components.agent.engines.publishing import PROBE_TOKENS, check_weights, probe_ids
+from components.agent.engines.publishing import _TEXT, PROBE_TOKENS, check_weights, probe_ids
 from components.contracts.errors import EngineError, MissingError
 
 BUNDLED = Path(components.base_model.__file__).parent / "bundled" / "model"
@@ -96,6 +96,19 @@ def test_probe_text_fits_the_context(loaded, context, length):
     ids = probe_ids(loaded[1], context)
     assert len(ids) == length
     assert ids == probe_ids(loaded[1], context)
+
+
+class Words:
+    """A tokenizer that says the probe's text in few tokens."""
+
+    def encode(self, text, *, add_special_tokens):
+        return [len(word) for word in text.split()]
+
+
+def test_probe_repeats_a_text_that_is_too_short_for_the_prefix_cache():
+    ids, said = probe_ids(Words(), 4096), Words().encode(_TEXT, add_special_tokens=False)
+    assert len(said) < PROBE_TOKENS == len(ids)
+    assert ids == (said * 4)[:PROBE_TOKENS]
 
 
 def test_torch_engine_shares_the_trainers_module(engine, loaded):

@@ -28,6 +28,13 @@ class LosesWeights(TorchEngine):
         self.reset_cache()
 
 
+class Rounds(TorchEngine):
+    """Keeps weights in bfloat16."""
+
+    def publish(self, named_tensors) -> None:
+        super().publish((name, tensor.bfloat16().float()) for name, tensor in named_tensors)
+
+
 @pytest.fixture
 def make_engine(make_policy):
     """An engine that begins with other weights than the learner, as one does after an update."""
@@ -43,6 +50,24 @@ def test_weights_that_arrived_are_told_by_a_small_error(make_learner, make_engin
 def test_weights_that_did_not_arrive_end_the_run(make_learner, make_engine):
     with pytest.raises(EngineError, match="weights did not arrive"):
         publish_weights(make_engine(LosesWeights), make_learner(**SETTINGS), Numbers())
+
+
+@pytest.mark.parametrize(
+    "allowed_by",
+    [
+        pytest.param({}, id="nothing"),
+        pytest.param({"vllm": {"dtype": "bfloat16"}}, id="an engine that rounds"),
+        pytest.param({"vllm": {"max_probe_error_nats": 0.2}}, id="a bound of its own"),
+        pytest.param({"parallel": {"cpu_ranks": 2, "compute_dtype": "bfloat16"}}, id="a learner that rounds"),
+    ],
+)
+def test_rounded_weights_pass_where_rounding_was_asked_for(make_learner, make_engine, allowed_by):
+    arguments = make_engine(Rounds), make_learner(**SETTINGS | allowed_by), Numbers()
+    if allowed_by:
+        assert 1e-4 < publish_weights(*arguments)["engine/probe_error_nats"] < 0.1
+        return
+    with pytest.raises(EngineError, match="weights did not arrive"):
+        publish_weights(*arguments)
 
 
 def test_own_logprobs_are_those_of_a_plain_forward_at_temperature_one(make_learner):
