@@ -150,7 +150,10 @@ def test_context_limit_is_exact(pair, name):
 @CUTTING_ONLY
 def test_temperatures_vllm_would_change_are_refused(pair):
     with pytest.raises(ValueError, match=r"at 0 or from 0\.01 on"):
-        pair.vllm.add_request(request(0, [5], temperature=0.001))
+        pair.vllm.add_request(request(0, [5], temperature=0.0099))
+    assert not pair.vllm.has_unfinished()
+    output = run(pair.vllm, [request(0, [5, 6], new=4, temperature=0.01, stops=())])[0]
+    assert output.logprobs == pytest.approx(pair.logprobs([5, 6, *output.token_ids], 0.01)[1:].tolist(), abs=1e-3)
 
 
 @CUTTING_ONLY
