@@ -141,15 +141,21 @@ class GpuClock:
         """Take the pods as they are now; of one that has gone since, the last look counts."""
         for pod in pods:
             if started := pod["status"].get("startTime"):
-                ends = [
-                    state["finishedAt"] for state in _container_states(pod, "terminated") if state.get("finishedAt")
-                ]
-                end = _time(max(ends)) if ends else datetime.now(UTC)
+                end = _end_of(pod) or datetime.now(UTC)
                 self._gpu_s[pod["metadata"]["uid"]] = max(0.0, (end - _time(started)).total_seconds()) * _gpus(pod)
 
     def gpu_s(self) -> float:
         """Return seconds times GPUs."""
         return sum(self._gpu_s.values())
+
+
+def _end_of(pod: Pod) -> datetime | None:
+    """Return when the last container of the pod ended, None while one is at work or no time is known."""
+    at_work = any("terminated" not in status.get("state", {}) for status in pod["status"].get("containerStatuses", []))
+    if at_work and pod["status"].get("phase") not in ("Succeeded", "Failed"):
+        return None
+    ends = [state["finishedAt"] for state in _container_states(pod, "terminated") if state.get("finishedAt")]
+    return _time(max(ends)) if ends else None
 
 
 def _gpus(pod: Pod) -> int:

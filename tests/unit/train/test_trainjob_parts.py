@@ -132,6 +132,12 @@ STATES = [
         "",
         id="preempted",
     ),
+    pytest.param(
+        pod(phase="Failed", state=ended(137, "OOMKilled"), conditions=[PREEMPTED]),
+        "Failed: OOMKilled, exit code 137",
+        "",
+        id="out of memory before it was preempted",
+    ),
     pytest.param(pod(phase="Succeeded", state=ended(0, "Completed")), "Succeeded", "", id="done"),
 ]
 
@@ -157,6 +163,17 @@ FIRST = [
     pytest.param(
         [("before", 0, ended(137, "OOMKilled")), ("now", 1, ended(1, at="12:30:00"))], "now", id="last attempt"
     ),
+    pytest.param(
+        [("lost it", 0, ended(1, at="12:00:01")), ("shot", 0, ended(137, at="12:00:03"))],
+        "shot",
+        id="killed, no reason",
+    ),
+    pytest.param([("lost it", 0, ended(1)), ("gone", 0, None)], "gone", id="lost with its machine"),
+    pytest.param(
+        [("gone", 0, None), ("killed", 0, ended(137, "OOMKilled"))],
+        "killed",
+        id="an unknown time comes after a known one",
+    ),
 ]
 
 
@@ -164,6 +181,26 @@ FIRST = [
 def test_the_cause_is_told_from_its_consequences(pods, cause):
     failures = [failure_of(pod(name, attempt=attempt, phase="Failed", state=state)) for name, attempt, state in pods]
     assert first_failure(failures).pod == cause
+
+
+@pytest.mark.parametrize(
+    "later",
+    [
+        pytest.param({"attempt": 1, "created": "12:00:00"}, id="of a later attempt"),
+        pytest.param({"attempt": 0, "created": "12:00:01"}, id="made later"),
+    ],
+)
+def test_the_newest_first_rank_is_the_one(later):
+    """The pods of an attempt that failed stay for a moment beside the new ones."""
+
+    def made(name, attempt, created):
+        given = pod(name, attempt=attempt)
+        given["metadata"]["creationTimestamp"] = f"2026-11-26T{created}Z"
+        return given
+
+    pods = [made("old", 0, "12:00:00"), made("new", **later)]
+    for order in (pods, pods[::-1]):
+        assert first_rank(order)["metadata"]["name"] == "new"
 
 
 def test_a_retriever_in_the_job_is_no_rank_and_may_be_started_again():
@@ -185,6 +222,19 @@ def test_gpu_time_counts_every_attempt_and_pods_that_are_gone():
     assert clock.gpu_s() == 2 * 8 * 3600
 
 
+def test_a_pod_holds_its_gpus_until_the_last_of_its_containers_has_ended():
+    """A cluster may put containers of its own into a pod: one that prepares it and ends, one that sends logs away."""
+    done = {"name": "prepares", "state": ended(0, "Completed", "11:00:01")}
+    beside = {"name": "sends logs", "state": ended(0, "Completed", "11:30:00")}
+    at_work, over = ({"name": "node", "state": state} for state in ({"running": {}}, ended(0, at="12:00:00")))
+    started = {"startTime": "2026-11-26T11:00:00Z", "initContainerStatuses": [done]}
+    clock = GpuClock()
+    clock.note([pod(**started, containerStatuses=[beside, at_work])])
+    assert clock.gpu_s() > 3600
+    clock.note([pod(**started, containerStatuses=[over, beside])])
+    assert clock.gpu_s() == 3600
+
+
 def test_news_are_said_once_and_again_when_they_change():
     said = []
     news = News(said.append)
@@ -203,6 +253,11 @@ QUEUED = [
         "evicted from queue gpu (Preempted)",
         id="preempted",
     ),
+    pytest.param(
+        [WORKLOAD | {"status": {"conditions": [{"type": "Admitted", "status": "False"}]}}],
+        "waits in queue gpu: for its turn",
+        id="no longer admitted",
+    ),
 ]
 
 
@@ -214,3 +269,28 @@ def test_the_place_in_the_queue_is_told(workloads, line):
     News(said.append).tell_job(body, workloads)
     (told,) = said
     assert told.startswith(f"a: {line}")
+
+
+WARNINGS = [
+    pytest.param("a", "FailedCreate", True, id="of the job"),
+    pytest.param("a-node-0", "FailedMount", True, id="of its pod"),
+    pytest.param("ab-node-0", "FailedMount", False, id="of a job whose name begins alike"),
+    pytest.param("a-node-0", "BackOff", False, id="said by the state of the pod"),
+]
+
+
+@pytest.mark.parametrize(("about", "reason", "is_told"), WARNINGS)
+def test_warnings_about_the_job_are_told_once(about, reason, is_told):
+    said = []
+    news, body = News(said.append), {"metadata": {"name": "a", "uid": "1"}, "spec": {}}
+    for _ in range(2):
+        news.tell_job(body, warnings=[{"involvedObject": {"name": about}, "reason": reason, "message": "no room"}])
+    assert said == [f"{about}: {reason}: no room"] * is_told
+
+
+def test_what_never_held_is_no_news():
+    said = []
+    conditions = [{"type": kind, "status": "False"} for kind in ("Complete", "Failed", "Suspended")]
+    body = {"metadata": {"name": "a", "uid": "1"}, "spec": {}, "status": {"conditions": conditions}}
+    News(said.append).tell_job(body)
+    assert said == ["a: no longer suspended ()"]
