@@ -113,7 +113,15 @@ def test_no_command_takes_a_token(capsys):
         pytest.param(
             (500, "application/json", b'{"message": "db\\u001b[31m"}'), ClusterError, "HTTP 500, db.?\\[31m", id="500"
         ),
+        pytest.param(
+            (500, "application/json", b'{"message": "db\\u009b31m"}'),
+            ClusterError,
+            "HTTP 500, db.31m",
+            id="escape of one character",
+        ),
         pytest.param((400, "application/json", b"{}"), ConfigError, "refuses the request", id="refused"),
+        pytest.param((409, "application/json", b"{}"), ConfigError, "refuses the request", id="there already"),
+        pytest.param((500, "text/plain", b"page " * 9999), ClusterError, "HTTP 500, page page", id="a page of words"),
     ],
 )
 def test_answers_that_are_errors(kfp_server, answer, error, words):
@@ -121,7 +129,9 @@ def test_answers_that_are_errors(kfp_server, answer, error, words):
     kfp_server.scripted.append(answer)
     with pytest.raises(error, match=words) as raised:
         cluster.schedules()
-    assert "\x1b" not in str(raised.value)
+    said = str(raised.value)
+    assert "\x1b" not in said and "\x9b" not in said
+    assert len(said) < 1000
 
 
 def test_unreachable_host_is_named(no_cluster):

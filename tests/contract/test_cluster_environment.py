@@ -11,7 +11,7 @@ from kfp.pipeline_spec.pipeline_spec_pb2 import PipelineSpec
 
 from components.contracts.errors import ConfigError
 from pipeline.compiled import compile_pipeline
-from pipeline.resources import CACHE_MOUNT, GPU, GPU_TOLERATION, RESOURCES, cache_mount
+from pipeline.resources import CACHE_MOUNT, GPU, GPU_TOLERATION, RESOURCES, Resources, cache_mount, with_gpus
 
 MANIFESTS = Path(__file__).resolve().parents[2] / "manifests"
 IMAGE = "registry.example/searchr1-cpu:git-0123abc"
@@ -140,6 +140,12 @@ def test_no_gpus_are_no_change(tmp_path):
     compile_pipeline(tmp_path / "none.yaml", IMAGE)
     compile_pipeline(tmp_path / "zero.yaml", IMAGE, GPU_IMAGE, {"train": 0, "evaluate": 0})
     assert (tmp_path / "zero.yaml").read_bytes() == (tmp_path / "none.yaml").read_bytes()
+
+
+def test_a_gpu_takes_nothing_away_from_a_task():
+    given = with_gpus(Resources("Large", "24", "200Gi", timeout_s=60), 1)
+    assert (given["resourceCpuRequest"], given["resourceMemoryRequest"]) == ("24", "200Gi")
+    assert given["resourceMemoryLimit"] == "200Gi"
 
 
 def test_gpus_are_written_as_the_sdk_writes_them(tmp_path):

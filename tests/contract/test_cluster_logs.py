@@ -44,7 +44,7 @@ class Kubernetes:
     def answer(self, address):
         query = {name: values[0] for name, values in parse_qs(address.query).items()}
         if self.refusal:
-            return self.refusal, "application/json", b'{"message": "pods is forbidden"}'
+            return self.refusal, "text/plain", b"pods is \x1b[31mforbidden"
         if address.path == "/api/v1/namespaces/kubeflow/pods":
             name, _, value = query["labelSelector"].partition("=")
             found = [pod for pod in self.pods if pod["metadata"]["labels"].get(name) == value]
@@ -66,7 +66,9 @@ class Kubernetes:
         }
         images = {"image": "i", "imageID": "i", "ready": False, "restartCount": 0}
         container = {"name": "main", "state": state or {"running": {}}, **images}
-        self.pods.append({"metadata": metadata, "status": {"phase": phase, "containerStatuses": [container]}})
+        # Kubeflow's own container beside the step's says nothing about the step.
+        beside = {"name": "wait", "state": {"terminated": {"exitCode": 64, "reason": "Error"}}, **images}
+        self.pods.append({"metadata": metadata, "status": {"phase": phase, "containerStatuses": [container, beside]}})
         self.logs[name] = log
         return name
 
@@ -143,10 +145,10 @@ def test_failed_steps_without_a_pod_are_named(run, kubernetes, capsys):
 
 
 def test_a_pod_that_cannot_start_says_why(run, kubernetes, capsys):
-    waiting = {"waiting": {"reason": "ImagePullBackOff", "message": "no such image"}}
+    waiting = {"waiting": {"reason": "ImagePullBackOff", "message": "no such\x1b image"}}
     kubernetes.add(run, "wf.root.data.corpus.executor", b"", 30, "Pending", waiting)
     main(["logs", run, "corpus"])
-    assert capsys.readouterr() == ("", "== corpus: ImagePullBackOff, no such image\n")
+    assert capsys.readouterr() == ("", "== corpus: ImagePullBackOff, no such\ufffd image\n")
 
 
 def test_no_step_failed(run, kfp_server, capsys):
@@ -171,12 +173,30 @@ def test_steps_without_a_log(run, capsys, words, said):
     assert said in capsys.readouterr().err
 
 
-def test_the_role_that_is_missing(run, kubernetes, capsys):
-    kubernetes.refusal = 403
+@pytest.mark.parametrize(
+    ("status", "exit_code", "says"),
+    [
+        pytest.param(401, 2, "verb 'list' on 'pods'", id="nobody it knows"),
+        pytest.param(403, 2, "verb 'list' on 'pods'", id="role is missing"),
+        pytest.param(500, 75, "HTTP 500, pods is", id="server failed"),
+    ],
+)
+def test_a_refusal_says_who_can_help(run, kubernetes, capsys, status, exit_code, says):
+    kubernetes.refusal = status
     with pytest.raises(SystemExit) as end:
         main(["logs", run, "index"])
-    assert end.value.code == 2
-    assert "verb 'list' on 'pods'" in capsys.readouterr().err
+    assert end.value.code == exit_code
+    said = capsys.readouterr().err
+    assert says in said and "\x1b" not in said
+
+
+def test_a_cluster_out_of_reach_is_a_failure_that_may_pass(run, kubernetes, capsys):
+    kubernetes.server.shutdown()
+    kubernetes.server.server_close()
+    with pytest.raises(SystemExit) as end:
+        main(["logs", run, "index"])
+    assert end.value.code == 75
+    assert "Kubernetes does not answer" in capsys.readouterr().err
 
 
 def test_a_pod_that_goes_meanwhile(run, kubernetes, capsys):
