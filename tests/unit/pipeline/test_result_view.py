@@ -35,6 +35,10 @@ def test_task_table_tells_cached_work_from_new_work():
     ]
 
 
+def test_a_task_that_failed_is_not_called_cached():
+    assert task_table([TaskRecord("index", "failed", 2.0)], {}).splitlines()[1].split() == ["index", "2.0", "s"]
+
+
 def test_an_average_brings_the_interval_of_the_mean():
     average = {"search_r1": {"ci95": [0.6421, 0.7579]}}
     table = score_table({"search_r1": {"nq": {"em": 0.9}, "popqa": {"em": 0.5}}}, average)
