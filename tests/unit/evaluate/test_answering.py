@@ -7,6 +7,7 @@ from components.contracts.episode import Episode
 from components.contracts.errors import ConfigError, SearchError
 from components.evaluate.answering import FailureLimit
 from components.evaluate.answering import answer as answer_questions
+from components.evaluate.baselines.direct import answer_directly
 from components.evaluate.baselines.one_turn import answer_once
 from components.evaluate.config import Budgets, Method
 from components.evaluate.predictions import score_episode
@@ -62,6 +63,14 @@ def test_direct_answers_from_the_question_alone(answer):
     rows, engine, searcher = answer("direct", reading)
     assert [row.prediction for row in rows] == ["nowhere", "nowhere"] and not searcher.queries
     assert engine.seen[0][0] == "Reading: where was ada born?\n\nanswer:"
+
+
+def test_what_was_asked_is_no_part_of_what_was_written(scripted, ask):
+    (episode,) = answer_directly(ask(("who?", "x")), scripted(reading), LOOP, lambda _: None)
+    prompt = len("Reading: who?\n\nanswer:")
+    assert episode.prompt_length_tokens == prompt
+    assert episode.is_model_token == [False] * prompt + [True] * (len(episode.token_ids) - prompt)
+    assert len(episode.token_ids) > prompt
 
 
 def test_rag_asks_the_question_once_and_reads_what_it_found(answer):

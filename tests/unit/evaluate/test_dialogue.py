@@ -3,8 +3,9 @@ import pytest
 from components.agent.config import LoopConfig
 from components.contracts.episode import Action, StopReason
 from components.contracts.errors import ConfigError
+from components.contracts.passage import Passage, ScoredPassage
 from components.evaluate.baselines.dialogue import Dialogue, hold
-from components.evaluate.baselines.passages import prompt_with_passages
+from components.evaluate.baselines.passages import distinct, prompt_with_passages
 from components.search.concurrent import ConcurrentSearch
 
 LOOP = LoopConfig(max_turn_tokens=20, max_observation_tokens=30, max_context_tokens=100)
@@ -135,3 +136,9 @@ def test_passages_in_a_prompt_are_cut(dict_searcher, scripted, limit, length):
     tokenizer = scripted(str).tokenizer
     ids = prompt_with_passages(lambda shown: list(map(ord, f"prompt:{shown}")), found, limit, LOOP, tokenizer)
     assert len(ids) == len("prompt:") + length
+
+
+def test_a_passage_found_twice_stands_where_it_was_found_first():
+    """Parts of one article share their title, and are passages of their own."""
+    found = [ScoredPassage(Passage(name, f'"T"\npart {name}'), score) for name, score in (("a", 3), ("b", 2), ("a", 1))]
+    assert distinct(found) == found[:2]
