@@ -18,6 +18,7 @@ REWARD = (Panel("reward/mean", "Reward", "mean"),)
         pytest.param(-0.3, 0.3, [-0.4, -0.2, 0.0, 0.2, 0.4], id="around-zero"),
         pytest.param(900, 1150, [900, 950, 1000, 1050, 1100, 1150], id="tokens"),
         pytest.param(5.0, 5.0, [4.4, 4.6, 4.8, 5.0, 5.2, 5.4, 5.6], id="constant"),
+        pytest.param(-5.0, -5.0, [-5.6, -5.4, -5.2, -5.0, -4.8, -4.6, -4.4], id="constant-below-zero"),
         pytest.param(0.0, 0.0, [0.0, 0.2, 0.4, 0.6, 0.8, 1.0], id="all-zero"),
     ],
 )
@@ -34,7 +35,10 @@ def test_ticks_cover_any_scale_with_few_lines(scale):
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(0.4312, "0.431"), (0, "0"), (1240.4, "1,240"), (2.1e6, "2.1M"), (0.00003, "3e-05"), (4.0, "4"), (1.375, "1.38")],
+    [
+        *((0.4312, "0.431"), (0, "0"), (1240.4, "1,240"), (2.1e6, "2.1M"), (0.00003, "3e-05"), (4.0, "4")),
+        *((1.375, "1.38"), (-1240.4, "-1,240"), (-2.1e6, "-2.1M"), (-4.0, "-4")),
+    ],
 )
 def test_numbers_are_short(value, text):
     assert short_number(value) == text

@@ -126,12 +126,13 @@ def test_durations_read_well(seconds, text):
 
 def test_lineage_shows_digest_inputs_and_hostile_names_as_text():
     made = ProducedBy(step="index", version="v" * 16, git_commit="c" * 40, config_sha256="f" * 64, seconds=12.0)
-    entry = FileEntry(path="a", size=1500, sha256="0" * 64)
+    entries = tuple(FileEntry(path=name, size=size, sha256="0" * 64) for name, size in (("a", 1200), ("b", 300)))
     manifest = Manifest(
-        kind="index", uri=f"file:///{SCRIPT}", files=(entry,), digest="d" * 64, produced_by=made,
+        kind="index", uri=f"file:///{SCRIPT}", files=entries, digest="d" * 64, produced_by=made,
         inputs={"corpus": "e" * 64}, counts={"documents": 1200},
     )  # fmt: skip
     html = lineage_list([("index <b>", manifest)])
     assert "<script" not in html and "index &lt;b&gt;" in html
     assert f'title="{"d" * 64}"' in html and f"from corpus {'e' * 12}" in html
-    assert "1,200 documents" in html and "1 file, 1.5 kB" in html
+    assert "1,200 documents" in html and "2 files, 1.5 kB" in html
+    assert f"code {'v' * 12}, commit {'c' * 12}, config {'f' * 12}" in html
