@@ -122,6 +122,15 @@ def test_sets_are_reported_in_the_order_of_the_paper(questions):
     assert (nq.duplicates, nq.contradictions, nq.yes_no, nq.unanswerable, nq.long_answers) == (1, 1, 1, 1, 1)
     assert (nq.in_other_test_sets, popqa.in_other_test_sets, train.in_other_test_sets) == ({"popqa": 2}, {"nq": 1}, {})
     assert (nq.answer_words.max, nq.aliases.max) == (5.0, 2.0)
+    # The shortest answer of each: 1, 1, 1, none, 5.
+    assert nq.answer_words.mean == 1.6
+
+
+def test_questions_that_normalise_to_nothing_are_not_one_question(tmp_path):
+    rows = [question(text).model_dump(mode="json") for text in ("?!", "...")]
+    made = published(tmp_path, "questions", {"test/nq.jsonl": rows, "train.jsonl": []})
+    (report,) = report_sets(read_sets(made, fetch(made)), made, 4)
+    assert report.duplicates == 0
 
 
 def test_the_first_passage_with_an_answer_decides_the_rank():
@@ -179,6 +188,21 @@ def test_findings_name_what_should_be_looked_at(inspection):
     ):
         assert [line for line in found if words in line], words
     assert not [line for line in found if line.startswith("nq (train)")]
+
+
+@pytest.mark.parametrize(("in_corpus", "is_named"), [(89, True), (90, False)])
+def test_a_set_is_named_where_the_corpus_holds_less_than_nine_answers_of_ten(inspection, in_corpus, is_named):
+    searches = [replace(search, questions=100, in_corpus=100) for search in inspection.searches]
+    searches[1] = replace(searches[1], in_corpus=in_corpus)
+    found = replace(inspection, searches=tuple(searches)).findings()
+    named = [line for line in found if "the corpus holds no gold answer" in line]
+    assert named == ["popqa: the corpus holds no gold answer of 11 of 100 (11.0%) questions"] * is_named
+
+
+def test_the_headline_is_the_average_of_test_sets_alone(inspection):
+    """None of the three questions of nq, one of two of popqa; the training question has its answer in the corpus."""
+    assert inspection.searches[2].in_corpus == inspection.searches[2].questions
+    assert '<span class="value">.250</span>' in inspection_page(inspection)
 
 
 def test_json_holds_everything(inspection):

@@ -43,6 +43,7 @@ def task(tmp_path, corpus, monkeypatch):
         given = {"storage_root": f"file://{tmp_path}/runs", "corpus_uri": str(corpus)} | parameters
         decision, *settings = resolve_task(outputs, **given)
         texts = {name: (tmp_path / "out" / name).read_text() for name in outputs}
+        texts["shown"] = json.dumps(outputs["metrics"].metadata)
         texts["resolved"] = (tmp_path / "runs" / "r1" / "resolved.json").read_text()
         return decision, dict(zip(TASKS, settings, strict=True)), texts
 
@@ -112,11 +113,13 @@ def test_a_branch_of_the_hub_becomes_the_commit_it_names_now(task, monkeypatch):
 
 def test_a_normal_run_asks_no_registry(task, monkeypatch):
     monkeypatch.setattr(novelty, "corpus_versions", lambda name: pytest.fail("asked"))
-    decision, _, texts = task()
+    decision, settings, texts = task()
     assert decision == "train"
-    assert json.loads(texts["resolved"])["decision"] == "train"
+    resolved = json.loads(texts["resolved"])
+    assert (resolved["decision"], resolved["corpus_version"]) == ("train", version_in(settings))
     assert texts["card"].startswith("# This run goes on")
     assert json.loads(texts["metrics"]) == {"tasks": len(TASKS), "is_new_corpus": 1}
+    assert texts["shown"] == texts["metrics"]
 
 
 @pytest.mark.parametrize(
@@ -144,6 +147,13 @@ def test_what_the_registry_knows_decides(task, monkeypatch, capsys, known, decis
     assert re.search(words, capsys.readouterr().out)
     assert re.search(words, texts["card"])
     assert json.loads(texts["metrics"])["is_new_corpus"] == (decision == "train")
+
+
+def test_the_model_that_is_asked_about_is_the_one_that_will_be_registered(task, monkeypatch):
+    asked = []
+    monkeypatch.setattr(novelty, "corpus_versions", lambda name: asked.append(name) or {})
+    task(only_new_corpus="yes", model_name="m", overrides='register.model_name="other"')
+    assert asked == ["other"]
 
 
 def test_two_unknown_versions_are_not_one_corpus(monkeypatch):
@@ -221,3 +231,9 @@ def test_what_people_typed_opens_nothing_on_the_card(task, tmp_path):
     (row,) = [line for line in card.splitlines() if "in: corpus" in line]
     assert row.count("`") == 2
     assert row.replace("\\|", "").count("|") == 3
+
+
+def test_lines_of_overrides_are_one_row_of_the_card(task):
+    _, _, texts = task(overrides="train.steps=3\ntrain.seed=4")
+    assert "\n| overrides | `train.steps=3 train.seed=4` |\n" in texts["card"]
+    assert f"\n\n`{json.loads(texts['resolved'])['reason']}`\n\n" in texts["card"]
