@@ -6,14 +6,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from components.contracts.errors import MissingError
+from components.contracts.errors import ManifestError, MissingError
 from components.contracts.manifest import Manifest, ProducedBy
 from components.contracts.passage import Passage, ScoredPassage
 from components.contracts.question import Question
+from components.contracts.step import StepContext
 from components.inspect.answers import AnswersSought
 from components.inspect.config import InspectConfig
 from components.inspect.inspection import Inspection
 from components.inspect.inspection_page import inspection_page
+from components.inspect.main import run
 from components.inspect.passages import spread, token_counter, walk_corpus
 from components.inspect.question_sets import read_sets, report_sets
 from components.inspect.retrieval import first_hits, report_search
@@ -221,6 +223,32 @@ def test_terminal_tables_are_aligned(inspection):
     text = terminal_text(inspection)
     assert "5 of 9" in text
     assert "Findings\n- 2 malformed lines" in text
+
+
+def test_a_leak_stands_in_the_row_of_its_training_set(inspection):
+    assert tables(inspection)[-1].rows == (("nq", "0", "3"),)
+
+
+def test_coverage_is_of_all_questions_also_where_some_are_asked(inspection):
+    sampled = replace(inspection.searches[0], questions=40, in_corpus=30, asked=10)
+    (row, *_) = tables(replace(inspection, searches=(sampled, *inspection.searches[1:])))[0].rows
+    assert (row[1], row[-1]) == ("10 of 40", ".750")
+
+
+@pytest.mark.parametrize(
+    ("kind", "made_from", "says"),
+    [
+        pytest.param("predictions", "", "is of kind 'predictions'", id="another kind"),
+        pytest.param("questions", "0" * 64, "is of another corpus", id="another corpus"),
+    ],
+)
+def test_inputs_that_do_not_belong_together_are_refused(tmp_path, corpus, questions, kind, made_from, says):
+    """Hits in one corpus and answers of another would be figures about neither."""
+    index = corpus.model_copy(update={"kind": "index", "inputs": {"corpus": made_from or corpus.digest}})
+    questions = questions.model_copy(update={"kind": kind})
+    context = StepContext("inspect", f"file://{tmp_path}/root", "0" * 64, "0" * 64)
+    with pytest.raises(ManifestError, match=says):
+        run(InspectConfig(), context, corpus, index, questions)
 
 
 def test_without_training_sets_no_leakage_is_claimed_absent(inspection):
