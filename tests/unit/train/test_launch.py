@@ -11,6 +11,7 @@ from components.contracts.manifest import Manifest, ProducedBy
 from components.contracts.step import OUTPUT_NAMES, StepContext, StepResult
 from components.train import node
 from components.train.config import TrainConfig
+from components.train.gpu_hours import with_gpu_hours
 from components.train.job_folder import JobFolder
 from components.train.launch import check_gpus, command, launch
 from components.train.trainjob import SHUTDOWN_S
@@ -75,6 +76,20 @@ def test_what_gpus_took_is_on_the_card_and_among_the_numbers(monkeypatch):
     assert set(result.metrics) == {"dev_em", "gpu_hours", "cost_usd"}
     assert result.metrics["cost_usd"] > 0
     assert "GPU-hours of this attempt" in result.card
+
+
+@pytest.mark.parametrize(
+    ("gpu_s", "usd", "metrics", "row"),
+    [
+        pytest.param(7200.0, 3.0, {"gpu_hours": 2.0, "cost_usd": 6.0}, "| cost of this attempt | $6.00 |", id="priced"),
+        pytest.param(7200.0, 0.0, {"gpu_hours": 2.0}, "| GPU-hours of this attempt | 2.00 |", id="no price"),
+        pytest.param(0.0, 3.0, {}, "", id="no GPU"),
+    ],
+)
+def test_a_cost_is_hours_times_their_price(gpu_s, usd, metrics, row):
+    result = with_gpu_hours(StepResult(MANIFEST, "card\n", {}), gpu_s, usd)
+    assert result.metrics == metrics
+    assert result.card.splitlines()[-1] == (row or "card")
 
 
 def test_where_the_ranks_run_is_no_part_of_what_is_resumed():

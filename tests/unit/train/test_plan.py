@@ -18,7 +18,7 @@ from components.train.plan import model_shape
 from components.train.plan_figures import make_plan
 from components.train.plan_memory import GIB, memory_parts
 from components.train.plan_remedies import refusal, remedies
-from components.train.plan_time import GPUS, Assumptions
+from components.train.plan_time import GPUS, Assumptions, network_gb_per_node
 from components.train.shards import shards_of
 
 QWEN_3B = KNOWN_SHAPES["Qwen/Qwen2.5-3B"]
@@ -218,6 +218,18 @@ def test_every_shipped_preset_fits_the_pods_it_asks_for(name):
     tables["train"].setdefault("launch", {})["backend"] = "trainjob"
     config = TrainConfig.parse(tables["train"])
     assert make_plan(config, model_shape(tables["base_model"]["source"]), GPUS["h100"], Assumptions()).fits_pod
+
+
+def test_machines_share_what_lies_on_them_and_one_alone_tells_nobody():
+    def planned(num_nodes):
+        parallel = {"num_nodes": num_nodes, "gpus_per_node": 8, "compute_dtype": "bfloat16", "cpu_offload": True}
+        return make_plan(TrainConfig(parallel=parallel), QWEN_3B, GPUS["h100"], Assumptions(prompt_tokens=20))
+
+    one, two = planned(1), planned(2)
+    assert network_gb_per_node(one.config, QWEN_3B, 1e6) == 0
+    assert network_gb_per_node(two.config, QWEN_3B, 1e6) > 0
+    seconds = [next(phase.seconds for phase in plan.phases if phase.name == "optimizers") for plan in (one, two)]
+    assert seconds[0] == pytest.approx(2 * seconds[1])
 
 
 @pytest.mark.parametrize("ahead", [0, 1])
