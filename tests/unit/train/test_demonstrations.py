@@ -61,6 +61,12 @@ def test_question_whose_answers_fit_no_turn_is_left_out():
     assert len(made) == 1
 
 
+@pytest.mark.parametrize(("letters", "fits"), [(14, True), (15, False)])
+def test_a_turn_may_be_as_long_as_the_limit(letters, fits):
+    """Its tags take 18 of 32."""
+    assert len(answer_turns([question("x" * letters)], LOOP, TOKENIZER)) == fits
+
+
 EPISODES = [EpisodeTokens([1, 2, number], [1, 2]) for number in range(7)]
 
 

@@ -152,6 +152,9 @@ def test_vllm_takes_its_share_or_the_cache_it_is_told():
     assert vllm_parts(gpu_memory_frac=0.01)["vllm engine: cache"].num_bytes == 385 * QWEN_3B.kv_bytes_per_token()
     halved = vllm_parts(tensor_parallel=2)["vllm engine: weights"].num_bytes
     assert 2 * halved == shared["vllm engine: weights"].num_bytes == 2 * QWEN_3B.num_parameters
+    assert vllm_parts(dtype="float32")["vllm engine: weights"].num_bytes == 4 * QWEN_3B.num_parameters
+    working = [vllm_parts(max_batched_tokens=n)["vllm engine: prefill and sampling"].num_bytes for n in (4096, 8192)]
+    assert working[1] > working[0]
     assert {part.when for part in vllm_parts(sleep_between_rollouts=True).values()} == {"rollout"}
 
 
