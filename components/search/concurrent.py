@@ -24,7 +24,7 @@ Found = Future[list[ScoredPassage]]
 FIRST_BACK_OFF_S = 0.05
 LONGEST_BACK_OFF_S = 2.0
 BEATS_PER_DEADLINE = 30
-"""A process that misses a beat was halted: what it missed does not count."""
+"""A query ages by beats that the dispatcher has lived through: a halt, however long, is one of them."""
 
 
 @dataclass(slots=True)
@@ -58,6 +58,7 @@ class _Query:
     text: str
     future: Found
     submitted_s: float
+    submitted_beat: int
     claimed: bool = False
     """One thread has taken it upon itself to settle the future."""
 
@@ -94,7 +95,7 @@ class ConcurrentSearch:
         self._searcher, self._top_k = searcher, top_k
         self._window_s, self._max_batch = window_s, max_batch
         self._deadline_s, self._retries = deadline_s, retries
-        self._halted_s = 0.0
+        self._beats, self._next_beat_s = 0, 0.0
         self._cache_size, self._max_concurrent = cache_size, max_concurrent
         self._changed = threading.Condition(threading.Lock())
         self._waiting: deque[_Query] = deque()
@@ -135,7 +136,7 @@ class ConcurrentSearch:
             future: Found = Future()
             # A running future cannot be cancelled by one of the callers that share it.
             future.set_running_or_notify_cancel()
-            entry = _Query(text, future, self._now_s())
+            entry = _Query(text, future, time.monotonic(), self._beats)
             self._under_way[text] = entry
             self._waiting.append(entry)
             if len(self._waiting) in (1, self._max_batch):
@@ -164,16 +165,14 @@ class ConcurrentSearch:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _now_s(self) -> float:
-        return time.monotonic() - self._halted_s
-
     def _dispatch(self) -> None:
         while not self._closed.is_set():
             with self._changed:
+                self._count_beat()
                 expired = self._take_expired()
                 batch = self._take_batch()
                 if not expired and not batch:
-                    self._wait()
+                    self._changed.wait(self._pause_s())
                     continue
             if expired:
                 num_expired = self._fail(expired, SearchError(f"no answer within {self._deadline_s} s"))
@@ -182,33 +181,27 @@ class ConcurrentSearch:
             if batch:
                 self._batches.put(batch)
 
-    def _wait(self) -> None:
-        beat_s, pause_s = self._deadline_s / BEATS_PER_DEADLINE, self._pause_s()
-        if pause_s is None:
-            self._changed.wait()
-            return
-        pause_s, began_s = min(pause_s, beat_s), time.monotonic()
-        self._changed.wait(pause_s)
-        late_s = time.monotonic() - began_s - pause_s
-        if late_s > beat_s:
-            self._halted_s += late_s
+    def _count_beat(self) -> None:
+        if (now_s := time.monotonic()) >= self._next_beat_s:
+            self._beats += 1
+            self._next_beat_s = now_s + self._deadline_s / BEATS_PER_DEADLINE
 
     def _take_expired(self) -> list[_Query]:
-        oldest_s = self._now_s() - self._deadline_s
+        oldest = self._beats - BEATS_PER_DEADLINE
         expired = []
         for query in self._under_way.values():
-            if query.submitted_s > oldest_s:
+            if query.submitted_beat > oldest:
                 break
             if not query.claimed:
                 expired.append(query)
-        while self._waiting and self._waiting[0].submitted_s <= oldest_s:
+        while self._waiting and self._waiting[0].submitted_beat <= oldest:
             self._waiting.popleft()
         return expired
 
     def _take_batch(self) -> list[_Query]:
         if not self._waiting or self._num_busy == self._max_concurrent:
             return []
-        window_open = self._now_s() < self._waiting[0].submitted_s + self._window_s
+        window_open = time.monotonic() < self._waiting[0].submitted_s + self._window_s
         if window_open and len(self._waiting) < self._max_batch:
             return []
         if self._num_busy == self._num_workers:
@@ -221,14 +214,13 @@ class ConcurrentSearch:
         return batch
 
     def _pause_s(self) -> float | None:
-        """Time until a window closes or a deadline passes; None when only a new event can change anything."""
+        """Time until a window closes or a beat is due; None when only a new event can change anything."""
         if not self._under_way:
             return None
-        oldest = next(iter(self._under_way.values()))
-        wake_s = oldest.submitted_s + self._deadline_s
+        wake_s = self._next_beat_s
         if self._waiting and self._num_busy < self._max_concurrent:
             wake_s = min(wake_s, self._waiting[0].submitted_s + self._window_s)
-        return max(0.0, wake_s - self._now_s())
+        return max(0.0, wake_s - time.monotonic())
 
     def _work(self) -> None:
         while (batch := self._batches.get()) is not None:
