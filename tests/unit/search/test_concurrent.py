@@ -1,5 +1,6 @@
 """ConcurrentSearch: concurrency, batching, sharing, failures, deadlines."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -219,11 +220,11 @@ def test_an_answer_that_comes_too_late_leaves_no_error_in_the_cache():
         assert client.submit("a").result()[0].passage.id == "a"
 
 
-def test_a_halt_of_the_process_brings_no_deadline_nearer():
-    command = [sys.executable, "-m", "tests.unit.search.halted_process"]
+@pytest.mark.parametrize("when", ["while searching", "before anybody has seen the query"])
+def test_a_halt_of_the_process_brings_no_deadline_nearer(when):
+    command = [sys.executable, "-m", "tests.unit.search.halted_process", when]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
-        assert process.stdout.readline() == "searching\n"
-        process.send_signal(signal.SIGSTOP)
+        assert os.waitid(os.P_PID, process.pid, os.WSTOPPED).si_code == os.CLD_STOPPED
         time.sleep(2 * DEADLINE_S)
         process.send_signal(signal.SIGCONT)
         assert process.stdout.read() == "found\n"
